@@ -1,0 +1,38 @@
+# The whole ritual. Every target sets up what it needs from nothing but python3 and make.
+VENV := .venv
+UV := $(VENV)/bin/uv
+RUN := $(VENV)/bin/
+PYTHON ?= python3
+SOURCES := libs services tests
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check fmt clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.synced ## Create .venv with everything locked in uv.lock
+
+$(VENV)/.synced: uv.lock pyproject.toml $(wildcard libs/*/pyproject.toml services/*/pyproject.toml)
+	@test -x $(UV) || { echo "Setting up $(VENV) (once) ..."; $(PYTHON) -m venv $(VENV) && $(RUN)python -m pip install --quiet --disable-pip-version-check uv; }
+	@$(UV) sync --quiet --locked --all-packages
+	@touch $@
+
+demo: setup ## Run the main job: a JSONL file in, every line answered, results and cost out
+	@$(RUN)batchyard demo $(ARGS)
+
+test: setup ## Run every test (ARGS= for pytest)
+	@$(RUN)pytest $(ARGS)
+
+check: setup ## Lint, types and import contracts
+	@$(RUN)ruff check $(SOURCES)
+	@$(RUN)ruff format --check $(SOURCES)
+	@$(RUN)mypy
+	@$(RUN)lint-imports
+
+fmt: setup ## Format and fix what can be fixed
+	@$(RUN)ruff format $(SOURCES)
+	@$(RUN)ruff check --fix $(SOURCES)
+
+clean: ## Remove the environment and the caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

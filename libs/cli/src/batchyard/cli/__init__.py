@@ -1,0 +1,1 @@
+"""The batchyard command: the whole system on one machine."""

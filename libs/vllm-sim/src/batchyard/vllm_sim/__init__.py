@@ -1,0 +1,1 @@
+"""A server shaped like vLLM without a model, with faults on demand."""

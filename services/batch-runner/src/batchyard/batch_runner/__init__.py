@@ -1,0 +1,1 @@
+"""Drives batches against vLLM."""

@@ -1,0 +1,1 @@
+"""Turns finished batches into ledger entries."""

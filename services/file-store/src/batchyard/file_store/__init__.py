@@ -1,0 +1,1 @@
+"""Keeps the files of Batchyard: records in JetStream KV, bytes in an object store."""
