@@ -1,0 +1,1 @@
+"""Commands, replies, events: every value that crosses a process boundary."""

@@ -1,0 +1,1 @@
+"""NATS: one connection, one declaration of streams and buckets, commands with typed replies, records with revisions."""

@@ -1,0 +1,155 @@
+"""Every stream, bucket and consumer, with its settings, in one place.
+
+Any service may declare the whole topology at its start: declaring is idempotent, and a setting that changed here is
+brought to the server, which would otherwise keep the old one silently.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+from batchyard.common import subjects
+from batchyard.common.contracts.batches import BatchStatus
+from batchyard.common.settings import Settings
+from nats.js import JetStreamContext
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DiscardPolicy,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
+from nats.js.errors import BadRequestError
+
+EVENTS = "EVENTS"
+WORK = "WORK"
+STEPS = "STEPS"
+
+FILES_BUCKET = "files"
+BATCHES_BUCKET = "batches"
+SHARDS_BUCKET = "shards"
+PROGRESS_BUCKET = "progress"
+BUCKETS = (FILES_BUCKET, BATCHES_BUCKET, SHARDS_BUCKET, PROGRESS_BUCKET)
+
+STEPS_CONSUMER = "steps"
+BILLING_CONSUMER = "billing"
+
+_NAME_TAKEN = 10058
+_DEDUPE_WINDOW = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """A durable pull consumer and the stream it reads."""
+
+    stream: str
+    config: ConsumerConfig
+
+    @property
+    def name(self) -> str:
+        assert self.config.durable_name is not None
+        return self.config.durable_name
+
+
+def streams(settings: Settings) -> list[StreamConfig]:
+    """The streams, buckets included: a bucket is a stream by another name."""
+    return [
+        StreamConfig(
+            name=EVENTS,
+            description="Facts about batches",
+            subjects=[subjects.ALL_EVENTS],
+            retention=RetentionPolicy.LIMITS,
+            max_age=settings.events_max_age,
+            storage=StorageType.FILE,
+            num_replicas=settings.nats_replicas,
+            duplicate_window=_DEDUPE_WINDOW,
+        ),
+        _queue(WORK, "Shards to execute, by pool", subjects.ALL_WORK, settings),
+        # One message per batch: a newer wish to move a batch replaces one that still waits.
+        _queue(STEPS, "Batches to move on", subjects.ALL_STEPS, settings).evolve(max_msgs_per_subject=1),
+        *(_bucket(name, settings) for name in BUCKETS),
+    ]
+
+
+def _queue(name: str, description: str, subject: str, settings: Settings) -> StreamConfig:
+    return StreamConfig(
+        name=name,
+        description=description,
+        subjects=[subject],
+        retention=RetentionPolicy.WORK_QUEUE,
+        discard=DiscardPolicy.OLD,
+        storage=StorageType.FILE,
+        num_replicas=settings.nats_replicas,
+        duplicate_window=_DEDUPE_WINDOW,
+    )
+
+
+def _bucket(name: str, settings: Settings) -> StreamConfig:
+    """A KV bucket as nats-py would make it (ADR-8), read through the leader, so that reads see finished writes."""
+    return StreamConfig(
+        name=f"KV_{name}",
+        subjects=[f"$KV.{name}.>"],
+        storage=StorageType.FILE,
+        num_replicas=settings.nats_replicas,
+        max_msgs_per_subject=1,
+        discard=DiscardPolicy.NEW,
+        allow_rollup_hdrs=True,
+        deny_delete=True,
+        allow_direct=False,
+        duplicate_window=_DEDUPE_WINDOW,
+        max_consumers=-1,
+        max_msgs=-1,
+    )
+
+
+def work_consumer(pool: str, settings: Settings) -> Consumer:
+    """The consumer of one pool's shards. Redelivery is judged by the runner, so the server sets no limit."""
+    token = subjects.encode_token(pool)
+    name = f"pool-{token}" if len(token) <= 100 else f"pool-{hashlib.sha256(token.encode()).hexdigest()}"
+    return _queue_consumer(WORK, name, subjects.work(pool), settings)
+
+
+def steps_consumer(settings: Settings) -> Consumer:
+    return _queue_consumer(STEPS, STEPS_CONSUMER, subjects.ALL_STEPS, settings)
+
+
+def billing_consumer() -> Consumer:
+    """Every terminal batch event, once acknowledged never again."""
+    filters = [subjects.event_filter("batches", status) for status in BatchStatus if status.is_terminal]
+    config = ConsumerConfig(
+        durable_name=BILLING_CONSUMER,
+        ack_policy=AckPolicy.EXPLICIT,
+        filter_subjects=filters,
+        ack_wait=30.0,
+        max_deliver=-1,
+        max_ack_pending=256,
+    )
+    return Consumer(EVENTS, config)
+
+
+def _queue_consumer(stream: str, name: str, subject: str, settings: Settings) -> Consumer:
+    config = ConsumerConfig(
+        durable_name=name,
+        ack_policy=AckPolicy.EXPLICIT,
+        filter_subject=subject,
+        ack_wait=settings.work_ack_wait,
+        max_deliver=-1,
+        max_ack_pending=10_000,
+    )
+    return Consumer(stream, config)
+
+
+async def declare_streams(js: JetStreamContext, settings: Settings) -> None:
+    """Make every stream and bucket exist with the settings above."""
+    for config in streams(settings):
+        try:
+            await js.add_stream(config)
+        except BadRequestError as error:
+            if error.err_code != _NAME_TAKEN:
+                raise
+            await js.update_stream(config)
+
+
+async def declare_consumer(js: JetStreamContext, consumer: Consumer) -> None:
+    """Make `consumer` exist with its settings (the server updates one that differs)."""
+    await js.add_consumer(consumer.stream, consumer.config)

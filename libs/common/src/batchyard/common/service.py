@@ -1,0 +1,95 @@
+"""How every service process starts and stops."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import NoReturn
+
+import uvloop
+from batchyard.common.errors import ConfigurationError
+from batchyard.common.logs import configure_logging, get_logger
+from batchyard.common.messaging.broker import connection_of, create_broker
+from batchyard.common.messaging.topology import declare_streams
+from batchyard.common.settings import Settings
+from faststream.nats import NatsBroker
+from nats.aio.client import Client
+from nats.errors import Error
+from nats.js import JetStreamContext
+from pydantic import ValidationError
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+
+_JETSTREAM_PATIENCE = 60.0
+_log = get_logger(__name__)
+
+Serve = Callable[[asyncio.Event], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Messaging:
+    """One process' connection to NATS, with the whole topology declared."""
+
+    broker: NatsBroker
+    connection: Client
+    js: JetStreamContext
+
+
+@asynccontextmanager
+async def open_messaging(service: str, settings: Settings) -> AsyncIterator[Messaging]:
+    """Connect, wait until JetStream answers, declare the topology; drain and close at the end.
+
+    The broker is connected but not started: include routers, then `await broker.start()`.
+    """
+    broker = create_broker(service, settings)
+    connection = await connection_of(broker)
+    js = connection.jetstream(timeout=10)
+    try:
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type((Error, OSError)),
+            wait=wait_exponential_jitter(multiplier=0.1, max=2),
+            stop=stop_after_delay(_JETSTREAM_PATIENCE),
+            reraise=True,
+        ):
+            with attempt:
+                await declare_streams(js, settings)
+        yield Messaging(broker, connection, js)
+    finally:
+        await broker.stop()
+
+
+def run_service(service: str, settings_type: type[Settings], serve: Callable[[Settings], Serve]) -> NoReturn:
+    """Run one service until SIGTERM or SIGINT, then exit: 0 stopped, 1 failed, 2 misconfigured.
+
+    Args:
+        service: The process' name in logs and on its NATS connection.
+        settings_type: The settings to read from the environment.
+        serve: Given the settings, a coroutine function that works until the event it is given is set.
+    """
+    try:
+        settings = settings_type()
+    except ValidationError as error:
+        for problem in error.errors(include_url=False, include_input=False, include_context=False):
+            name = "_".join(("BATCHYARD", *map(str, problem["loc"]))).upper()
+            print(f"{service}: {name}: {problem['msg']}", file=sys.stderr)  # noqa: T201  logging is not configured yet
+        sys.exit(2)
+    configure_logging(service, settings.log_level, settings.log_format)
+    try:
+        uvloop.run(_until_stopped(serve(settings)))
+    except ConfigurationError as error:
+        _log.critical("service.misconfigured", error=str(error))
+        sys.exit(2)
+    except Exception:  # noqa: BLE001  the outermost frame: whatever it was ends in the log and an exit code
+        _log.exception("service.failed")
+        sys.exit(1)
+    sys.exit(0)
+
+
+async def _until_stopped(serve: Serve) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await serve(stop)
+    _log.info("service.stopped")

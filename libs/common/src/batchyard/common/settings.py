@@ -1,0 +1,45 @@
+"""Settings of a process, from `BATCHYARD_*` environment variables. Each service adds its own to these."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What every service needs to know."""
+
+    model_config = SettingsConfigDict(env_prefix="BATCHYARD_", extra="ignore", frozen=True)
+
+    config: Path | None = Field(
+        default=None,
+        description="LiteLLM's config.yaml; without one, HOSTED_VLLM_API_BASE names the one server there is",
+    )
+
+    nats_url: str = Field(default="nats://127.0.0.1:4222", description="comma-separated server URLs, without secrets")
+    nats_user: str | None = None
+    nats_password: SecretStr | None = None
+    nats_token: SecretStr | None = None
+    nats_replicas: int = Field(default=1, ge=1, le=5, description="copies of each stream and bucket in a NATS cluster")
+
+    object_store: str = Field(
+        default="file:///var/lib/batchyard/objects",
+        description="file:///directory, or s3://bucket?endpoint=http://host:9000",
+    )
+    object_store_access_key: str | None = None
+    object_store_secret_key: SecretStr | None = None
+
+    work_ack_wait: float = Field(
+        default=30.0,
+        ge=1,
+        description="seconds without a sign of life after which a shard or step goes to another runner",
+    )
+    events_max_age: float = Field(default=30 * 86_400, gt=0, description="seconds for which events are kept")
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = "json"
+
+    @property
+    def nats_servers(self) -> list[str]:
+        return [url.strip() for url in self.nats_url.split(",") if url.strip()]

@@ -1,0 +1,119 @@
+"""The subject grammar, in one place: builders and parsers, and no string formatting anywhere else.
+
+    batchyard.v1.cmd.<tenant>.<noun>.<verb>        request/reply, queue group = service name
+    batchyard.v1.evt.<tenant>.<noun>.<id>.<what>   stream EVENTS
+    batchyard.v1.work.<pool>                       stream WORK
+    batchyard.v1.step.<tenant>.<batch>             stream STEPS
+    batchyard.v1.live.<tenant>.batches.<id>        core NATS: progress ticks, not persisted
+    batchyard.v1.ctl.batches.<id>                  core NATS: broadcast to every runner
+
+The tenant is a token of the subject so that NATS' own permissions can enforce tenancy.
+"""
+
+import re
+from dataclasses import dataclass
+
+ROOT = "batchyard.v1"
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
+_ESCAPED = re.compile(r"=([0-9A-F]{2})")
+_TOKEN = re.compile(r"(?:[A-Za-z0-9_-]|=[0-9A-F]{2})+")
+
+
+def encode_token(text: str) -> str:
+    """`text` as one subject token, also safe in a KV key, a consumer name and an object key.
+
+    Letters, digits, `-` and `_` stay; every other byte of the UTF-8 form becomes `=XX`.
+
+    Raises:
+        ValueError: `text` is empty: an empty token is not a subject.
+    """
+    if not text:
+        raise ValueError("a subject token cannot be empty")
+    return _UNSAFE.sub(lambda m: "".join(f"={byte:02X}" for byte in m[0].encode()), text)
+
+
+def decode_token(token: str) -> str:
+    """The text that `encode_token` made `token` from. Raises ValueError when it made no such token."""
+    if not _TOKEN.fullmatch(token):
+        raise ValueError(f"not an encoded subject token: {token!r}")
+    text = _ESCAPED.sub(lambda m: chr(int(m[1], 16)), token).encode("latin-1").decode()
+    if encode_token(text) != token:
+        raise ValueError(f"not an encoded subject token: {token!r}")
+    return text
+
+
+def command(tenant: str, noun: str, verb: str) -> str:
+    """Where a command is sent."""
+    return f"{ROOT}.cmd.{encode_token(tenant)}.{noun}.{verb}"
+
+
+def command_pattern(noun: str, verb: str) -> str:
+    """Where the service that owns `noun` listens, in FastStream's notation: `tenant` is a path parameter."""
+    return f"{ROOT}.cmd.{{tenant}}.{noun}.{verb}"
+
+
+def event(tenant: str, noun: str, object_id: str, what: str) -> str:
+    """Where a fact about one object is published."""
+    return f"{ROOT}.evt.{encode_token(tenant)}.{noun}.{encode_token(object_id)}.{what}"
+
+
+def event_filter(noun: str = "*", what: str = "*", *, tenant: str | None = None, object_id: str | None = None) -> str:
+    """A filter over events; what is not given matches everything."""
+    who = encode_token(tenant) if tenant else "*"
+    which = encode_token(object_id) if object_id else "*"
+    return f"{ROOT}.evt.{who}.{noun}.{which}.{what}"
+
+
+def work(pool: str) -> str:
+    """The queue of shards for one pool of deployments."""
+    return f"{ROOT}.work.{encode_token(pool)}"
+
+
+def step(tenant: str, batch_id: str) -> str:
+    """The queue of steps; at most one pending message per batch."""
+    return f"{ROOT}.step.{encode_token(tenant)}.{encode_token(batch_id)}"
+
+
+def live(tenant: str, batch_id: str) -> str:
+    """Progress ticks of one batch."""
+    return f"{ROOT}.live.{encode_token(tenant)}.batches.{encode_token(batch_id)}"
+
+
+def control(batch_id: str) -> str:
+    """Broadcast to the runners about one batch."""
+    return f"{ROOT}.ctl.batches.{encode_token(batch_id)}"
+
+
+ALL_EVENTS = f"{ROOT}.evt.>"
+ALL_WORK = f"{ROOT}.work.>"
+ALL_STEPS = f"{ROOT}.step.>"
+ALL_CONTROL = f"{ROOT}.ctl.>"
+
+
+@dataclass(frozen=True, slots=True)
+class EventSubject:
+    """The parts of an event's subject, decoded."""
+
+    tenant: str
+    noun: str
+    object_id: str
+    what: str
+
+
+def parse_event(subject: str) -> EventSubject:
+    """Raises ValueError when `subject` is not an event's."""
+    prefix = f"{ROOT}.evt."
+    parts = subject.removeprefix(prefix).split(".")
+    if not subject.startswith(prefix) or len(parts) != 4:
+        raise ValueError(f"not an event subject: {subject!r}")
+    tenant, noun, object_id, what = parts
+    return EventSubject(decode_token(tenant), noun, decode_token(object_id), what)
+
+
+def parse_control(subject: str) -> str:
+    """The batch a control broadcast is about. Raises ValueError when `subject` is not one."""
+    prefix = f"{ROOT}.ctl.batches."
+    if not subject.startswith(prefix):
+        raise ValueError(f"not a control subject: {subject!r}")
+    return decode_token(subject.removeprefix(prefix))

@@ -1,0 +1,28 @@
+"""Fixtures shared by all tests."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from batchyard.common.service import Messaging, open_messaging
+from batchyard.common.settings import Settings
+from support.nats import running_nats
+
+
+@pytest.fixture
+def nats_url(tmp_path: Path) -> Iterator[str]:
+    """A fresh nats-server of this test's own."""
+    with running_nats(tmp_path / "nats") as url:
+        yield url
+
+
+@pytest.fixture
+def settings(nats_url: str, tmp_path: Path) -> Settings:
+    return Settings(nats_url=nats_url, object_store=f"file://{tmp_path}/objects", work_ack_wait=2.0)
+
+
+@pytest.fixture
+async def messaging(settings: Settings) -> AsyncIterator[Messaging]:
+    """A connection with the topology declared; not yet started."""
+    async with open_messaging("test", settings) as messaging:
+        yield messaging

@@ -1,0 +1,107 @@
+"""Commands over a real broker: results, errors and absences reach the caller as what they are."""
+
+import asyncio
+import json
+
+import pytest
+from batchyard.common.contracts.files import (
+    DeletedFile,
+    DeleteFile,
+    File,
+    FilePage,
+    GetFile,
+    ListFiles,
+    Purpose,
+)
+from batchyard.common.errors import InternalError, NotFound, ServiceUnavailable
+from batchyard.common.messaging.commands import CommandClient, CommandRouter
+from batchyard.common.service import Messaging
+
+FILE = File(id="file-1", bytes=3, created_at=1, filename="a.jsonl", purpose=Purpose.BATCH)
+
+
+class _Files:
+    """A service with one file, one error and one bug."""
+
+    def __init__(self) -> None:
+        self.tenants: list[str] = []
+
+    async def get(self, tenant: str, command: GetFile) -> File:
+        self.tenants.append(tenant)
+        if command.file_id != FILE.id:
+            raise NotFound("No such File object: x", param="id")
+        return FILE
+
+    async def delete(self, tenant: str, command: DeleteFile) -> DeletedFile:
+        raise ZeroDivisionError("a secret")
+
+
+@pytest.fixture
+async def files(messaging: Messaging) -> _Files:
+    files = _Files()
+    router = CommandRouter("file-store")
+    router.on(GetFile, files.get)
+    router.on(DeleteFile, files.delete)
+    messaging.broker.include_router(router)
+    await messaging.broker.start()
+    return files
+
+
+@pytest.fixture
+def client(messaging: Messaging, files: _Files) -> CommandClient:
+    return CommandClient(messaging.connection, timeout=2.0)
+
+
+async def test_a_command_is_answered_for_the_tenant_in_its_subject(client: CommandClient, files: _Files) -> None:
+    assert await client.call("team a/1", GetFile(file_id="file-1")) == FILE
+    assert files.tenants == ["team a/1"]
+
+
+async def test_an_error_arrives_as_the_error_it_was(client: CommandClient) -> None:
+    with pytest.raises(NotFound, match="No such File object: x") as caught:
+        await client.call("t", GetFile(file_id="file-2"))
+    assert caught.value.param == "id"
+
+
+async def test_a_bug_is_answered_without_its_details(client: CommandClient) -> None:
+    with pytest.raises(InternalError) as caught:
+        await client.call("t", DeleteFile(file_id="file-1"))
+    assert "secret" not in caught.value.message
+
+
+async def test_nobody_listening_is_told_at_once(client: CommandClient) -> None:
+    with pytest.raises(ServiceUnavailable, match="file-store service is not running"):
+        await asyncio.wait_for(client.call("t", ListFiles()), timeout=1.0)
+
+
+async def test_a_malformed_command_names_the_field(messaging: Messaging, client: CommandClient) -> None:
+    message = await messaging.connection.request(GetFile.subject("t"), b'{"file_id": 7, "x": 1}', timeout=2.0)
+    error = json.loads(message.data)["error"]
+    assert error["http_status"] == 400
+    assert error["param"] == "file_id"
+
+
+async def test_bytes_that_are_not_json_are_refused(messaging: Messaging, client: CommandClient) -> None:
+    message = await messaging.connection.request(GetFile.subject("t"), b"\xff{", timeout=2.0)
+    assert json.loads(message.data)["error"]["http_status"] == 400
+
+
+async def test_commands_are_answered_side_by_side(messaging: Messaging) -> None:
+    gate = asyncio.Event()
+    waiting = 0
+
+    async def slow(tenant: str, command: ListFiles) -> FilePage:
+        nonlocal waiting
+        waiting += 1
+        if waiting == 10:
+            gate.set()
+        await gate.wait()
+        return FilePage(data=[])
+
+    router = CommandRouter("file-store")
+    router.on(ListFiles, slow)
+    messaging.broker.include_router(router)
+    await messaging.broker.start()
+    client = CommandClient(messaging.connection, timeout=5.0)
+    pages = await asyncio.gather(*(client.call("t", ListFiles()) for _ in range(10)))
+    assert len(pages) == 10
