@@ -92,8 +92,8 @@ class OpenUpload(Command[Upload]):
 class CreateFile(Command[File]):
     """Claim uploaded bytes as a file. Idempotent by `object_key`: claiming again answers the same file.
 
-    Exactly one of `object_key` (from `OpenUpload`) and `content` (a small text, inline) is given. `model` is encoded into
-    the public ID. `expires_after` None means the purpose's default.
+    Exactly one of `object_key` (from `OpenUpload`) and `content` (a small text, inline) is given. `model` is
+    encoded into the public ID. `expires_after` None means the purpose's default.
     """
 
     noun: ClassVar = "files"
