@@ -1,7 +1,7 @@
 """Where things lie in the object store.
 
-    files/<tenant>/<uuid>              the bytes of a file, claimed or not yet
-    batches/<tenant>/<batch>/…         what a running batch works with; removed when it has ended
+files/<tenant>/<uuid>              the bytes of a file, claimed or not yet
+batches/<tenant>/<batch>/…         what a running batch works with; removed when it has ended
 """
 
 import re

@@ -6,13 +6,14 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import uvloop
 from batchyard.common.errors import ConfigurationError
 from batchyard.common.logs import configure_logging, get_logger
 from batchyard.common.messaging.broker import connection_of, create_broker
 from batchyard.common.messaging.topology import declare_streams
+from batchyard.common.objects import ObjectStore, open_object_store
 from batchyard.common.settings import Settings
 from faststream.nats import NatsBroker
 from nats.aio.client import Client
@@ -24,6 +25,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 _JETSTREAM_PATIENCE = 60.0
 _log = get_logger(__name__)
 
+S = TypeVar("S", bound=Settings)
 Serve = Callable[[asyncio.Event], Awaitable[None]]
 
 
@@ -59,7 +61,28 @@ async def open_messaging(service: str, settings: Settings) -> AsyncIterator[Mess
         await broker.stop()
 
 
-def run_service(service: str, settings_type: type[Settings], serve: Callable[[Settings], Serve]) -> NoReturn:
+@asynccontextmanager
+async def open_objects(settings: Settings) -> AsyncIterator[ObjectStore]:
+    """The object store that the settings name, untouched; closed at the end.
+
+    Raises:
+        ConfigurationError: The settings name none.
+    """
+    try:
+        objects = open_object_store(
+            settings.object_store,
+            access_key=settings.object_store_access_key,
+            secret_key=settings.object_store_secret_key,
+        )
+    except ValueError as error:
+        raise ConfigurationError(f"BATCHYARD_OBJECT_STORE: {error}") from error
+    try:
+        yield objects
+    finally:
+        await objects.close()
+
+
+def run_service(service: str, settings_type: type[S], serve: Callable[[S], Serve]) -> NoReturn:
     """Run one service until SIGTERM or SIGINT, then exit: 0 stopped, 1 failed, 2 misconfigured.
 
     Args:

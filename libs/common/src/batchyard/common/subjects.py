@@ -2,8 +2,8 @@
 
     batchyard.v1.cmd.<tenant>.<noun>.<verb>        request/reply, queue group = service name
     batchyard.v1.evt.<tenant>.<noun>.<id>.<what>   stream EVENTS
-    batchyard.v1.work.<pool>                       stream WORK
-    batchyard.v1.step.<tenant>.<batch>             stream STEPS
+    batchyard.v1.work.<pool>.<batch>.<shard>       stream WORK; at most one message per shard
+    batchyard.v1.step.<tenant>.<batch>             stream STEPS; at most one message per batch
     batchyard.v1.live.<tenant>.batches.<id>        core NATS: progress ticks, not persisted
     batchyard.v1.ctl.batches.<id>                  core NATS: broadcast to every runner
 
@@ -65,13 +65,18 @@ def event_filter(noun: str = "*", what: str = "*", *, tenant: str | None = None,
     return f"{ROOT}.evt.{who}.{noun}.{which}.{what}"
 
 
-def work(pool: str) -> str:
-    """The queue of shards for one pool of deployments."""
-    return f"{ROOT}.work.{encode_token(pool)}"
+def work(pool: str, batch_id: str, shard: int) -> str:
+    """Where one shard waits for a runner. Its own subject, so that a shard still queued cannot be queued twice."""
+    return f"{ROOT}.work.{encode_token(pool)}.{encode_token(batch_id)}.{shard}"
+
+
+def work_filter(pool: str) -> str:
+    """The shards of one pool of deployments."""
+    return f"{ROOT}.work.{encode_token(pool)}.>"
 
 
 def step(tenant: str, batch_id: str) -> str:
-    """The queue of steps; at most one pending message per batch."""
+    """Where the wish to move one batch waits."""
     return f"{ROOT}.step.{encode_token(tenant)}.{encode_token(batch_id)}"
 
 

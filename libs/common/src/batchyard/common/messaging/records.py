@@ -1,6 +1,6 @@
 """Records in a JetStream KV bucket: typed values, read with their revision, changed by compare-and-set."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -8,13 +8,17 @@ from typing import Any, Generic, TypeVar
 from batchyard.common.errors import ServiceUnavailable
 from nats.errors import Error
 from nats.js import JetStreamContext
-from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.errors import APIError, KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KV_DEL, KV_PURGE, KeyValue
 from pydantic import BaseModel
 
 M = TypeVar("M", bound=BaseModel)
 
 _CHANGE_ATTEMPTS = 64
+_WRONG_LAST_SEQUENCE = (10071, 10164)
+_STREAM_NOT_FOUND = 10059
+# A listing's consumer lives on in the server for this long (seconds); the default of 5 minutes piles them up.
+_LISTING_CONSUMER_LINGERS = 30.0
 
 
 class RevisionConflict(Exception):
@@ -38,7 +42,10 @@ class Records(Generic[M]):
 
     def __init__(self, js: JetStreamContext, bucket: str, model: type[M]) -> None:
         # The bucket is declared by `topology`: binding without a round trip keeps start-up order free.
-        self._kv = KeyValue(name=bucket, stream=f"KV_{bucket}", pre=f"$KV.{bucket}.", js=js, direct=False)
+        self._js = js
+        self._bucket = bucket
+        self._stream = f"KV_{bucket}"
+        self._kv = KeyValue(name=bucket, stream=self._stream, pre=f"$KV.{bucket}.", js=js, direct=False)
         self._model = model
 
     async def get(self, key: str) -> Entry[M] | None:
@@ -46,7 +53,10 @@ class Records(Generic[M]):
         with _outage_told():
             try:
                 entry = await self._kv.get(key)
-            except KeyNotFoundError:
+            except KeyNotFoundError as error:
+                # nats-py tells a missing bucket as a missing key; whoever deletes by that answer would delete all.
+                if getattr(error.__context__, "err_code", None) == _STREAM_NOT_FOUND:
+                    raise ServiceUnavailable("The record store is missing. Please retry shortly.") from error
                 return None
         return self._entry(entry)
 
@@ -76,13 +86,15 @@ class Records(Generic[M]):
         with _outage_told():
             try:
                 await self._kv.delete(key, last=revision)
-            except KeyWrongLastSequenceError as error:
+            except APIError as error:  # unlike `update`, nats-py's `delete` does not name this one
+                if error.err_code not in _WRONG_LAST_SEQUENCE:
+                    raise
                 raise RevisionConflict(key) from error
 
-    async def purge(self, key: str) -> None:
-        """Remove a record and forget that it existed."""
+    async def erase(self, prefix: str) -> None:
+        """Remove every record whose key begins with the tokens of `prefix`, and every trace of it."""
         with _outage_told():
-            await self._kv.purge(key)
+            await self._js.purge_stream(self._stream, subject=f"$KV.{self._bucket}.{prefix}.>")
 
     async def change(self, key: str, change: Callable[[M], M]) -> Entry[M] | None:
         """Apply a pure function to the record until no one else wrote in between; None when there is no record.
@@ -102,10 +114,14 @@ class Records(Generic[M]):
                 continue
         raise ServiceUnavailable("The record is being changed by too many at once. Please retry shortly.")
 
-    async def list(self, prefix: str) -> AsyncIterator[Entry[M]]:
+    async def list(self, prefix: str) -> AsyncGenerator[Entry[M], None]:
         """Every record whose key begins with the tokens of `prefix` (`a.b`), in the order of their last change."""
         with _outage_told():
-            watcher: Any = await self._kv.watch(f"{prefix}.>" if prefix else ">", ignore_deletes=True)
+            watcher: Any = await self._kv.watch(
+                f"{prefix}.>" if prefix else ">",
+                ignore_deletes=True,
+                inactive_threshold=_LISTING_CONSUMER_LINGERS,
+            )
         try:
             while True:
                 with _outage_told():
@@ -118,7 +134,8 @@ class Records(Generic[M]):
 
     async def watch(self) -> AsyncIterator[Entry[M] | str]:
         """Every record there is, then every change: the entry, or the key of a record that was removed."""
-        watcher: Any = await self._kv.watchall()
+        with _outage_told():
+            watcher: Any = await self._kv.watchall()
         try:
             async for entry in watcher:
                 if entry is None:

@@ -64,9 +64,12 @@ def streams(settings: Settings) -> list[StreamConfig]:
             num_replicas=settings.nats_replicas,
             duplicate_window=_DEDUPE_WINDOW,
         ),
-        _queue(WORK, "Shards to execute, by pool", subjects.ALL_WORK, settings),
-        # One message per batch: a newer wish to move a batch replaces one that still waits.
-        _queue(STEPS, "Batches to move on", subjects.ALL_STEPS, settings).evolve(max_msgs_per_subject=1),
+        # A shard that still waits or runs keeps its message, so publishing it again is refused: dispatch is idempotent.
+        _queue(WORK, "Shards to execute, by pool", subjects.ALL_WORK, settings).evolve(
+            discard=DiscardPolicy.NEW, discard_new_per_subject=True
+        ),
+        # A newer wish to move a batch replaces one that still waits, so that none is lost and none piles up.
+        _queue(STEPS, "Batches to move on", subjects.ALL_STEPS, settings).evolve(discard=DiscardPolicy.OLD),
         *(_bucket(name, settings) for name in BUCKETS),
     ]
 
@@ -77,7 +80,7 @@ def _queue(name: str, description: str, subject: str, settings: Settings) -> Str
         description=description,
         subjects=[subject],
         retention=RetentionPolicy.WORK_QUEUE,
-        discard=DiscardPolicy.OLD,
+        max_msgs_per_subject=1,
         storage=StorageType.FILE,
         num_replicas=settings.nats_replicas,
         duplicate_window=_DEDUPE_WINDOW,
@@ -106,7 +109,7 @@ def work_consumer(pool: str, settings: Settings) -> Consumer:
     """The consumer of one pool's shards. Redelivery is judged by the runner, so the server sets no limit."""
     token = subjects.encode_token(pool)
     name = f"pool-{token}" if len(token) <= 100 else f"pool-{hashlib.sha256(token.encode()).hexdigest()}"
-    return _queue_consumer(WORK, name, subjects.work(pool), settings)
+    return _queue_consumer(WORK, name, subjects.work_filter(pool), settings)
 
 
 def steps_consumer(settings: Settings) -> Consumer:

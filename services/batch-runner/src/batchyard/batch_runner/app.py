@@ -1,0 +1,122 @@
+"""The composition root: settings become connections, connections become the service."""
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+from batchyard.batch_runner.attempt import Attempts
+from batchyard.batch_runner.batch_store import BatchStore
+from batchyard.batch_runner.batches import Batches
+from batchyard.batch_runner.fleet import Fleet
+from batchyard.batch_runner.handlers import SERVICE, command_router
+from batchyard.batch_runner.queue import Done, Later, WorkLoop
+from batchyard.batch_runner.reconciler import Reconciler
+from batchyard.batch_runner.results import Results
+from batchyard.batch_runner.retry import RetryPolicy
+from batchyard.batch_runner.settings import RunnerSettings
+from batchyard.batch_runner.steps import Stepper
+from batchyard.batch_runner.tasks import decode_step
+from batchyard.batch_runner.upstream import AiohttpUpstream
+from batchyard.batch_runner.worker import Worker
+from batchyard.common import subjects
+from batchyard.common.clock import SystemClock
+from batchyard.common.config import Config, load_config
+from batchyard.common.health import HealthChecks
+from batchyard.common.logs import get_logger
+from batchyard.common.messaging.commands import CommandClient
+from batchyard.common.messaging.topology import steps_consumer, work_consumer
+from batchyard.common.service import Messaging, open_messaging, open_objects
+from nats.aio.msg import Msg
+
+_log = get_logger(__name__)
+
+
+def serve(settings: RunnerSettings) -> Callable[[asyncio.Event], Awaitable[None]]:
+    """The service as `run_service` starts it. Raises ConfigurationError for a configuration that cannot be."""
+    config = load_config(settings.config, os.environ)
+    for warning in config.warnings:
+        _log.warning("config.unknown_key", detail=warning)
+    if not config.deployments:
+        _log.warning(
+            "config.no_models", detail="no model_list and no HOSTED_VLLM_API_BASE: every batch will be refused"
+        )
+    return partial(_run, settings, config)
+
+
+async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) -> None:
+    clock = SystemClock()
+    policy = RetryPolicy(settings.max_attempts, settings.max_throttled, settings.retry_base, settings.retry_cap)
+    async with (
+        open_objects(settings) as objects,
+        open_messaging(SERVICE, settings) as messaging,
+        AiohttpUpstream(settings.request_timeout, settings.max_response_bytes) as upstream,
+        _open_fleet(Fleet(config, settings, upstream, clock)) as fleet,
+    ):
+        store = BatchStore(messaging.connection, messaging.js, objects)
+        commands = CommandClient(messaging.connection, settings.command_timeout)
+        results = Results(store, commands, settings, clock)
+        stepper = Stepper(store, fleet, results, settings, clock)
+        attempts = Attempts(upstream, policy, clock, random.Random())  # noqa: S311  jitter is no secret
+        worker = Worker(store, fleet, attempts, settings, clock)
+        health = HealthChecks(
+            SERVICE,
+            {
+                "nats": messaging.connection.flush,
+                "jetstream": partial(messaging.js.consumer_info, *_steps_name(settings)),
+                "object_store": objects.check,
+            },
+        )
+        messaging.broker.include_router(command_router(Batches(store, commands, settings, clock), fleet, health))
+        await _work(settings, messaging, stepper, worker, Reconciler(store, settings, clock), stop)
+        await health.close()
+
+
+async def _work(
+    settings: RunnerSettings,
+    messaging: Messaging,
+    stepper: Stepper,
+    worker: Worker,
+    reconciler: Reconciler,
+    stop: asyncio.Event,
+) -> None:
+    async def move(data: bytes) -> Done | Later:
+        task = decode_step(data)
+        return await stepper.move(task.tenant, task.batch)
+
+    async def on_control(message: Msg) -> None:
+        task = decode_step(message.data)
+        await worker.look_again(task.tenant, task.batch)
+
+    loops = [WorkLoop(messaging.js, steps_consumer(settings), settings.step_slots, move)]
+    loops += [
+        WorkLoop(messaging.js, work_consumer(pool, settings), settings.shards_per_pool, worker.handle)
+        for pool in worker.pools
+    ]
+    for loop in loops:
+        await loop.declare()
+    await messaging.connection.subscribe(subjects.ALL_CONTROL, cb=on_control)
+    await messaging.broker.start()
+    _log.info("service.started", pools=list(worker.pools))
+    async with asyncio.TaskGroup() as tasks:
+        for loop in loops:
+            tasks.create_task(loop.run(stop))
+        reconciling = tasks.create_task(reconciler.run())
+        await stop.wait()
+        worker.shut_down()
+        reconciling.cancel()
+
+
+@asynccontextmanager
+async def _open_fleet(fleet: Fleet) -> AsyncIterator[Fleet]:
+    try:
+        yield fleet
+    finally:
+        await fleet.close()
+
+
+def _steps_name(settings: RunnerSettings) -> tuple[str, str]:
+    consumer = steps_consumer(settings)
+    return consumer.stream, consumer.name

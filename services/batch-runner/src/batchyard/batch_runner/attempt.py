@@ -1,0 +1,156 @@
+"""One line against the fleet: attempts until there is a result."""
+
+import asyncio
+import random
+import secrets
+from dataclasses import dataclass
+
+from batchyard.batch_runner.lines import (
+    RequestLine,
+    Tokens,
+    answered_line,
+    body_for,
+    read_answer,
+    unanswered_line,
+)
+from batchyard.batch_runner.pool import Member, Pool
+from batchyard.batch_runner.retry import THROTTLED, Failure, RetryPolicy, Spent, is_retryable, parse_retry_after
+from batchyard.batch_runner.segments import Kind, Result
+from batchyard.batch_runner.upstream import Answer, Broken, NotSent, TimedOut, TooLarge, Upstream, UpstreamError
+from batchyard.common.clock import Clock
+
+_SERVER_ERRORS = frozenset({500, 502, 503, 504})
+_CODES = {
+    Failure.UNREACHABLE: "server_unreachable",
+    Failure.TIMED_OUT: "request_timeout",
+    Failure.BROKEN: "connection_lost",
+    Failure.MALFORMED: "malformed_response",
+    Failure.ABORTED: "request_aborted",
+    Failure.REFUSED: "server_error",
+    Failure.THROTTLED: "rate_limit_exceeded",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LineJob:
+    """A request to bring to a result.
+
+    Attributes:
+        line: Its number in the input file, from 1.
+        identity: The result's `id`.
+        path: The route on the model server, beginning with `/v1/`.
+        model: The name the client used; a deployment's own name goes before it.
+    """
+
+    line: int
+    identity: str
+    request: RequestLine
+    path: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """An attempt without a result."""
+
+    failure: Failure
+    reason: str
+    answer: Answer | None = None
+    retry_after: float | None = None
+
+
+class Attempts:
+    """Brings lines to results: chooses a deployment, sends, and tries again within the policy."""
+
+    def __init__(self, upstream: Upstream, policy: RetryPolicy, clock: Clock, rng: random.Random) -> None:
+        self._upstream = upstream
+        self._policy = policy
+        self._clock = clock
+        self._rng = rng
+
+    async def run(self, job: LineJob, pool: Pool) -> Result:
+        """The line's result. Waits as long as no deployment is up; cancel to give up."""
+        spent = Spent()
+        while True:
+            member = await pool.acquire()
+            try:
+                outcome = await self._send(job, member)
+            finally:
+                pool.release(member)
+            if isinstance(outcome, Result):
+                return outcome
+            if await self._is_down(outcome, member, pool):
+                continue
+            spent = spent.after(outcome.failure)
+            if self._policy.is_spent(spent):
+                return _given_up(job, outcome, spent, member)
+            delay = self._policy.delay(spent, outcome.retry_after, self._rng)
+            if outcome.failure is Failure.THROTTLED:
+                pool.rest(member, delay)
+            else:
+                await asyncio.sleep(delay)
+
+    async def _send(self, job: LineJob, member: Member) -> Result | _Failed:
+        deployment = member.deployment
+        model = deployment.model if deployment.model is not None else job.model.removeprefix("hosted_vllm/")
+        # vLLM refuses an ID that it is still working on, so every attempt has one of its own.
+        upstream_id = f"{job.identity}-{secrets.token_hex(2)}"
+        try:
+            answer = await self._upstream.post(deployment, job.path, body_for(job.request, model), upstream_id)
+        except NotSent as error:
+            return _Failed(Failure.UNREACHABLE, str(error))
+        except TimedOut as error:
+            return _Failed(Failure.TIMED_OUT, str(error))
+        except Broken as error:
+            return _Failed(Failure.BROKEN, str(error))
+        except TooLarge as error:
+            return _unanswered(job, "response_too_large", str(error), deployment.id)
+        except UpstreamError as error:
+            return _Failed(Failure.BROKEN, str(error))
+        return self._judge(job, answer, upstream_id, deployment.id)
+
+    def _judge(self, job: LineJob, answer: Answer, upstream_id: str, deployment: str) -> Result | _Failed:
+        if is_retryable(answer.status):
+            throttled = answer.status == THROTTLED
+            return _Failed(
+                Failure.THROTTLED if throttled else Failure.REFUSED,
+                f"the server answered {answer.status}",
+                answer,
+                parse_retry_after(answer.headers.get("retry-after"), self._clock.now()),
+            )
+        tokens = Tokens()
+        kind = Kind.FAILED
+        if 200 <= answer.status < 300:
+            read = read_answer(answer.body)
+            if read is None:
+                return _Failed(Failure.MALFORMED, "the server's answer is not a JSON object")
+            if read.aborted:
+                return _Failed(Failure.ABORTED, "the server gave up while it was answering")
+            tokens, kind = read.tokens, Kind.COMPLETED
+        text = answered_line(job.identity, bytes(job.request.custom_id), answer.status, upstream_id, answer.body)
+        return Result(job.line, kind, tokens, deployment, text)
+
+    async def _is_down(self, failed: _Failed, member: Member, pool: Pool) -> bool:
+        """Whether the failure is the server's and not the line's: then the line waits and nothing is counted."""
+        if failed.failure is Failure.UNREACHABLE:
+            pool.set_aside(member)
+            return True
+        if failed.answer is not None and failed.answer.status in _SERVER_ERRORS:
+            return not await pool.confirm_alive(member)
+        return False
+
+
+def _given_up(job: LineJob, failed: _Failed, spent: Spent, member: Member) -> Result:
+    """The result of a line whose budget is spent: the server's last answer if there was one."""
+    if failed.answer is not None:
+        upstream_id = failed.answer.headers.get("x-request-id", job.identity)
+        custom_id = bytes(job.request.custom_id)
+        text = answered_line(job.identity, custom_id, failed.answer.status, upstream_id, failed.answer.body)
+        return Result(job.line, Kind.FAILED, Tokens(), member.deployment.id, text)
+    message = f"Gave up after {spent.total} attempts; the last one failed because {failed.reason}."
+    return _unanswered(job, _CODES[failed.failure], message, member.deployment.id)
+
+
+def _unanswered(job: LineJob, code: str, message: str, deployment: str) -> Result:
+    text = unanswered_line(job.identity, bytes(job.request.custom_id), code, message)
+    return Result(job.line, Kind.FAILED, Tokens(), deployment, text)

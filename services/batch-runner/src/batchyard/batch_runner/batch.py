@@ -1,0 +1,339 @@
+"""The batch record and its life, as pure functions from a record to the next.
+
+    validating ─► in_progress ─► finalizing ─► completed
+        │              │   └────────────────► expired
+        └► failed      └► cancelling ───────► cancelled
+
+A transition that the status does not allow raises `IllegalTransition`; counting and announcing what has been counted
+and announced already changes nothing: every step may run again.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from batchyard.common.contracts.batches import (
+    Batch,
+    BatchErrors,
+    BatchProblem,
+    BatchStatus,
+    RequestCounts,
+    Usage,
+)
+from batchyard.common.contracts.events import BatchEvent
+from batchyard.common.contracts.files import ExpiresAfter
+from batchyard.common.errors import Conflict
+from batchyard.common.ids import encode_id, raw_id_of
+from batchyard.common.subjects import encode_token
+from pydantic import BaseModel, ConfigDict, Field
+
+Ending = Literal[BatchStatus.COMPLETED, BatchStatus.EXPIRED, BatchStatus.CANCELLED]
+
+
+class IllegalTransition(Exception):
+    """The batch is not in a status from which this can happen."""
+
+
+class ShardOutcome(BaseModel):
+    """What one shard came to: written once, by whoever settles the shard first.
+
+    `output_key` and `error_key` name objects with the shard's lines in input order, or are None when it has none.
+    `not_run` lines stand in the error object, but count neither as completed nor as failed.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    shard: int
+    completed: int = 0
+    failed: int = 0
+    not_run: int = 0
+    usage_by_deployment: dict[str, Usage] = Field(default_factory=dict)
+    output_key: str | None = None
+    error_key: str | None = None
+
+
+class BatchRecord(BaseModel):
+    """Everything that is known of a batch. Times are Unix seconds.
+
+    Attributes:
+        input_key: The object with the lines: the client's file, from planning on the batch's own copy of it, so that
+            the file may be deleted or expire while the batch runs.
+        id_model: The model that the public ID carries: what was known at creation.
+        model: The name clients use; found in the lines when it was not known before.
+        pool: The pool that serves it, once planned.
+        plan_key: The object that holds the shard table.
+        shards: How many there are; those below `dispatched` have been queued.
+        settled: Shards whose outcome is counted below, as ascending disjoint ranges `[from, to)`.
+        ending: What the batch is about to end as, once it is finalizing or cancelling.
+        output_uuid: The file IDs' UUIDs are chosen when finalizing begins, so that a second try makes the same files.
+        outbox: Statuses reached whose events have not been published yet.
+        swept: Whether the working objects have been removed.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    raw_id: str
+    tenant: str
+    endpoint: str
+    input_file_id: str
+    input_key: str
+    id_model: str | None = None
+    model: str | None = None
+    pool: str | None = None
+    completion_window: str = "24h"
+    metadata: dict[str, str] | None = None
+    output_expires_after: ExpiresAfter | None = None
+    key_alias: str | None = None
+
+    status: BatchStatus = BatchStatus.VALIDATING
+    created_at: int
+    expires_at: int
+    in_progress_at: int | None = None
+    finalizing_at: int | None = None
+    completed_at: int | None = None
+    failed_at: int | None = None
+    expired_at: int | None = None
+    cancelling_at: int | None = None
+    cancelled_at: int | None = None
+
+    problems: tuple[BatchProblem, ...] = ()
+    plan_key: str | None = None
+    lines: int = 0
+    shards: int = 0
+    dispatched: int = 0
+    settled: tuple[tuple[int, int], ...] = ()
+    completed: int = 0
+    failed: int = 0
+    usage_by_deployment: dict[str, Usage] = Field(default_factory=dict)
+
+    ending: Ending | None = None
+    output_uuid: str | None = None
+    error_uuid: str | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    outbox: tuple[BatchStatus, ...] = (BatchStatus.VALIDATING,)
+    swept: bool = False
+
+    @property
+    def key(self) -> str:
+        return record_key(self.tenant, self.raw_id)
+
+    @property
+    def public_id(self) -> str:
+        return encode_id("batch", self.raw_id, self.id_model)
+
+    @property
+    def usage(self) -> Usage:
+        return sum(self.usage_by_deployment.values(), Usage())
+
+    @property
+    def counts(self) -> RequestCounts:
+        return RequestCounts(total=self.lines, completed=self.completed, failed=self.failed)
+
+    @property
+    def unfinished_business(self) -> bool:
+        """Whether a step still has something to do for this batch."""
+        return not (self.status.is_terminal and self.swept and not self.outbox)
+
+    def is_settled(self, shard: int) -> bool:
+        return any(start <= shard < end for start, end in self.settled)
+
+    def outstanding(self) -> Iterator[int]:
+        """The shards that have been queued and are not settled."""
+        cursor = 0
+        for start, end in (*self.settled, (self.dispatched, self.dispatched)):
+            yield from range(cursor, min(start, self.dispatched))
+            cursor = end
+
+    @property
+    def settled_count(self) -> int:
+        return sum(end - start for start, end in self.settled)
+
+
+def record_key(tenant: str, raw_id: str) -> str:
+    """The key of a batch's record."""
+    return f"{encode_token(tenant)}.{raw_id}"
+
+
+def shard_key(tenant: str, raw_id: str, shard: int) -> str:
+    """The key of one shard's outcome, and of its progress."""
+    return f"{record_key(tenant, raw_id)}.{shard}"
+
+
+def planned(
+    record: BatchRecord, now: int, *, pool: str, model: str, input_key: str, plan_key: str, lines: int, shards: int
+) -> BatchRecord:
+    """The input is sound: the batch begins, over a copy of its own."""
+    if record.status is not BatchStatus.VALIDATING:
+        raise IllegalTransition(record.status)
+    return _enter(
+        record,
+        BatchStatus.IN_PROGRESS,
+        in_progress_at=now,
+        pool=pool,
+        model=model,
+        input_key=input_key,
+        plan_key=plan_key,
+        lines=lines,
+        shards=shards,
+    )
+
+
+def rejected(record: BatchRecord, now: int, problems: tuple[BatchProblem, ...]) -> BatchRecord:
+    """The input cannot be run."""
+    if record.status is not BatchStatus.VALIDATING:
+        raise IllegalTransition(record.status)
+    return _enter(record, BatchStatus.FAILED, failed_at=now, problems=problems)
+
+
+def dispatched(record: BatchRecord, up_to: int) -> BatchRecord:
+    """The shards below `up_to` are being queued."""
+    if record.status is not BatchStatus.IN_PROGRESS:
+        raise IllegalTransition(record.status)
+    return record.model_copy(update={"dispatched": max(record.dispatched, min(up_to, record.shards))})
+
+
+def settled(record: BatchRecord, outcome: ShardOutcome) -> BatchRecord:
+    """Count a shard's outcome, once."""
+    if record.status.is_terminal or record.is_settled(outcome.shard):
+        return record
+    usage = dict(record.usage_by_deployment)
+    for deployment, used in outcome.usage_by_deployment.items():
+        usage[deployment] = usage.get(deployment, Usage()) + used
+    return record.model_copy(
+        update={
+            "settled": _with(record.settled, outcome.shard),
+            "completed": record.completed + outcome.completed,
+            "failed": record.failed + outcome.failed,
+            "usage_by_deployment": usage,
+        }
+    )
+
+
+def finalizing(record: BatchRecord, now: int, ending: Ending, output_uuid: str, error_uuid: str) -> BatchRecord:
+    """Nothing more is sent: the results are put together."""
+    if record.status is not BatchStatus.IN_PROGRESS:
+        raise IllegalTransition(record.status)
+    return _enter(
+        record,
+        BatchStatus.FINALIZING,
+        finalizing_at=now,
+        ending=ending,
+        output_uuid=output_uuid,
+        error_uuid=error_uuid,
+    )
+
+
+def cancel_requested(record: BatchRecord, now: int, output_uuid: str, error_uuid: str) -> BatchRecord:
+    """A client does not want the rest. Asking again while it is being done is fine.
+
+    Raises:
+        Conflict: The batch has ended, or its results are being put together.
+    """
+    if record.status is BatchStatus.CANCELLING:
+        return record
+    if record.status not in (BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS):
+        raise Conflict(f"Cannot cancel a batch with status '{record.status}'.")
+    return _enter(
+        record,
+        BatchStatus.CANCELLING,
+        cancelling_at=now,
+        ending=BatchStatus.CANCELLED,
+        output_uuid=output_uuid,
+        error_uuid=error_uuid,
+    )
+
+
+def finished(record: BatchRecord, now: int, output_file_id: str | None, error_file_id: str | None) -> BatchRecord:
+    """The files are there: the batch has ended as it was about to."""
+    if record.status not in (BatchStatus.FINALIZING, BatchStatus.CANCELLING) or record.ending is None:
+        raise IllegalTransition(record.status)
+    return _enter(
+        record,
+        record.ending,
+        **{f"{record.ending}_at": now},
+        output_file_id=output_file_id,
+        error_file_id=error_file_id,
+    )
+
+
+def announced(record: BatchRecord, status: BatchStatus) -> BatchRecord:
+    """The event of `status` has been published."""
+    return record.model_copy(update={"outbox": tuple(waiting for waiting in record.outbox if waiting is not status)})
+
+
+def swept(record: BatchRecord) -> BatchRecord:
+    """The working objects are gone."""
+    return record.model_copy(update={"swept": True})
+
+
+def to_batch(record: BatchRecord, extra: RequestCounts | None = None, extra_usage: Usage | None = None) -> Batch:
+    """The object a client sees; `extra` is what running shards have done and is not counted in the record yet."""
+    counts = record.counts + extra if extra else record.counts
+    usage = record.usage + extra_usage if extra_usage else record.usage
+    return Batch(
+        id=record.public_id,
+        endpoint=record.endpoint,
+        model=record.model,
+        errors=BatchErrors(data=list(record.problems)) if record.problems else None,
+        input_file_id=record.input_file_id,
+        completion_window=record.completion_window,
+        status=record.status,
+        output_file_id=record.output_file_id,
+        error_file_id=record.error_file_id,
+        created_at=record.created_at,
+        in_progress_at=record.in_progress_at,
+        expires_at=record.expires_at,
+        finalizing_at=record.finalizing_at,
+        completed_at=record.completed_at,
+        failed_at=record.failed_at,
+        expired_at=record.expired_at,
+        cancelling_at=record.cancelling_at,
+        cancelled_at=record.cancelled_at,
+        request_counts=counts,
+        usage=usage,
+        metadata=record.metadata,
+    )
+
+
+def to_event(record: BatchRecord, status: BatchStatus) -> BatchEvent:
+    """The fact that the batch reached `status`."""
+    times = {
+        BatchStatus.VALIDATING: record.created_at,
+        BatchStatus.IN_PROGRESS: record.in_progress_at,
+        BatchStatus.FINALIZING: record.finalizing_at,
+        BatchStatus.COMPLETED: record.completed_at,
+        BatchStatus.FAILED: record.failed_at,
+        BatchStatus.EXPIRED: record.expired_at,
+        BatchStatus.CANCELLING: record.cancelling_at,
+        BatchStatus.CANCELLED: record.cancelled_at,
+    }
+    return BatchEvent(
+        id=f"{record.raw_id}.{status}",
+        occurred_at=times[status] or record.created_at,
+        tenant=record.tenant,
+        raw_batch_id=record.raw_id,
+        status=status,
+        batch=to_batch(record),
+        key_alias=record.key_alias,
+        usage_by_deployment=record.usage_by_deployment,
+    )
+
+
+def output_file_raw_id(uuid_hex: str) -> str:
+    """The raw ID of a result file whose UUID the record holds."""
+    return raw_id_of("file", uuid_hex)
+
+
+def _enter(record: BatchRecord, status: BatchStatus, **changes: object) -> BatchRecord:
+    return record.model_copy(update={"status": status, "outbox": (*record.outbox, status), **changes})
+
+
+def _with(ranges: tuple[tuple[int, int], ...], number: int) -> tuple[tuple[int, int], ...]:
+    """`ranges` and one number more, adjoining ones merged."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted((*ranges, (number, number + 1))):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return tuple(merged)

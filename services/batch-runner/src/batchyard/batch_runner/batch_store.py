@@ -1,0 +1,167 @@
+"""Where batch-runner keeps its state: records, shard outcomes and progress in KV, the queues, and its objects."""
+
+from collections.abc import AsyncIterator, Callable
+
+from batchyard.batch_runner.batch import BatchRecord, ShardOutcome, announced, record_key, shard_key, to_event
+from batchyard.batch_runner.shard import ShardTable, decode_table, encode_table, plan_key
+from batchyard.batch_runner.tally import ShardProgress
+from batchyard.batch_runner.tasks import ShardTask, StepTask, encode_task
+from batchyard.common import subjects
+from batchyard.common.contracts.batches import BatchStatus
+from batchyard.common.contracts.events import BatchProgress
+from batchyard.common.errors import ServiceUnavailable
+from batchyard.common.messaging.records import Entry, Records, RevisionConflict
+from batchyard.common.messaging.topology import (
+    BATCHES_BUCKET,
+    EVENTS,
+    PROGRESS_BUCKET,
+    SHARDS_BUCKET,
+    STEPS,
+    WORK,
+)
+from batchyard.common.object_keys import batch_prefix
+from batchyard.common.objects import ObjectStore, read
+from nats.aio.client import Client
+from nats.errors import Error
+from nats.js import JetStreamContext
+from nats.js.errors import APIError, NotFoundError
+
+_SUBJECT_FULL = 10077
+_MAX_TABLE_BYTES = 64 * 1024 * 1024
+_DELETE_BATCH = 500
+
+
+class BatchStore:
+    """All durable state of batches, one method per effect.
+
+    Every method raises ServiceUnavailable or ObjectStoreUnavailable when what it stands on does not answer.
+    """
+
+    def __init__(self, connection: Client, js: JetStreamContext, objects: ObjectStore) -> None:
+        self._connection = connection
+        self._js = js
+        self.objects = objects
+        self.records = Records(js, BATCHES_BUCKET, BatchRecord)
+        self._outcomes = Records(js, SHARDS_BUCKET, ShardOutcome)
+        self._progress = Records(js, PROGRESS_BUCKET, ShardProgress)
+        self._tables: dict[str, ShardTable] = {}
+
+    async def get(self, tenant: str, raw_id: str) -> BatchRecord | None:
+        entry = await self.records.get(record_key(tenant, raw_id))
+        return entry.value if entry else None
+
+    async def change(self, record: BatchRecord, change: Callable[[BatchRecord], BatchRecord]) -> BatchRecord | None:
+        """Apply a transition to the record as it is now; None when it is gone."""
+        entry: Entry[BatchRecord] | None = await self.records.change(record.key, change)
+        return entry.value if entry else None
+
+    async def outcome(self, record: BatchRecord, shard: int) -> ShardOutcome | None:
+        entry = await self._outcomes.get(shard_key(record.tenant, record.raw_id, shard))
+        return entry.value if entry else None
+
+    async def hand_in(self, record: BatchRecord, outcome: ShardOutcome) -> bool:
+        """Record a shard's outcome unless it has one: the first writer wins. Whether it was this one."""
+        key = shard_key(record.tenant, record.raw_id, outcome.shard)
+        try:
+            await self._outcomes.create(key, outcome)
+        except RevisionConflict:
+            return False
+        return True
+
+    async def forget_shards(self, record: BatchRecord) -> None:
+        """Remove every outcome and progress of the batch."""
+        await self._outcomes.erase(record.key)
+        await self._progress.erase(record.key)
+
+    async def progress(self, record: BatchRecord, shard: int) -> ShardProgress | None:
+        entry = await self._progress.get(shard_key(record.tenant, record.raw_id, shard))
+        return entry.value if entry else None
+
+    async def report_progress(self, record: BatchRecord, shard: int, progress: ShardProgress) -> None:
+        await self._progress.put(shard_key(record.tenant, record.raw_id, shard), progress)
+
+    async def broadcast(self, record: BatchRecord) -> None:
+        """Tell every runner to look at the batch again: its status says that its shards are to be left."""
+        await self._connection.publish(
+            subjects.control(record.raw_id), encode_task(StepTask(record.tenant, record.raw_id))
+        )
+
+    async def pin_input(self, record: BatchRecord) -> str:
+        """Copy the input to where only the batch can delete it; the copy's key. Raises ObjectNotFound."""
+        key = f"{batch_prefix(record.tenant, record.raw_id)}input"
+        await self.objects.concatenate(key, [record.input_key])
+        return key
+
+    async def write_table(self, record: BatchRecord, attempt: str, table: ShardTable) -> str:
+        """Store the shard table of one attempt to plan; its key."""
+        key = plan_key(record.tenant, record.raw_id, attempt)
+        await self.objects.put(key, encode_table(table))
+        return key
+
+    async def table(self, record: BatchRecord) -> ShardTable:
+        """The shard table that the record names. Raises LookupError when it names none."""
+        if record.plan_key is None:
+            raise LookupError(f"{record.raw_id} has not been planned")
+        table = self._tables.get(record.plan_key)
+        if table is None:
+            table = decode_table(await read(self.objects, record.plan_key, max_bytes=_MAX_TABLE_BYTES))
+            while len(self._tables) >= 32:
+                del self._tables[next(iter(self._tables))]
+            self._tables[record.plan_key] = table
+        return table
+
+    async def queue_step(self, tenant: str, raw_id: str) -> None:
+        """Ask for the batch to be moved on, by whoever is free."""
+        await self._publish(subjects.step(tenant, raw_id), encode_task(StepTask(tenant, raw_id)), STEPS)
+
+    async def has_step(self, tenant: str, raw_id: str) -> bool:
+        """Whether a wish to move the batch waits or is being worked on."""
+        try:
+            await self._js.get_last_msg(STEPS, subjects.step(tenant, raw_id))
+        except NotFoundError:
+            return False
+        except (Error, OSError) as error:
+            raise ServiceUnavailable("The step queue did not answer.") from error
+        return True
+
+    async def queue_shard(self, record: BatchRecord, shard: int) -> None:
+        """Queue a shard, unless it is queued or running already."""
+        assert record.pool is not None
+        task = ShardTask(record.tenant, record.raw_id, shard)
+        await self._publish(subjects.work(record.pool, record.raw_id, shard), encode_task(task), WORK)
+
+    async def announce(self, record: BatchRecord, status: BatchStatus) -> BatchRecord | None:
+        """Publish the event of a status, then take it off the record's list."""
+        event = to_event(record, status)
+        await self._publish(event.subject, event.model_dump_json().encode(), EVENTS, {"Nats-Msg-Id": event.id})
+        return await self.change(record, lambda current: announced(current, status))
+
+    async def tick(self, record: BatchRecord) -> None:
+        """Tell who watches how far the batch is."""
+        progress = BatchProgress(
+            batch_id=record.public_id, status=record.status, request_counts=record.counts, usage=record.usage
+        )
+        await self._connection.publish(subjects.live(record.tenant, record.raw_id), progress.model_dump_json().encode())
+
+    async def remove_objects(self, record: BatchRecord) -> None:
+        """Delete everything that the batch worked with."""
+        keys: list[str] = []
+        async for info in self.objects.list(batch_prefix(record.tenant, record.raw_id)):
+            keys.append(info.key)
+            if len(keys) >= _DELETE_BATCH:
+                await self.objects.delete(keys)
+                keys.clear()
+        if keys:
+            await self.objects.delete(keys)
+
+    def list(self, tenant: str) -> AsyncIterator[Entry[BatchRecord]]:
+        return self.records.list(subjects.encode_token(tenant))
+
+    async def _publish(self, subject: str, data: bytes, stream: str, headers: dict[str, str] | None = None) -> None:
+        try:
+            await self._js.publish(subject, data, stream=stream, headers=headers)
+        except APIError as error:
+            if error.err_code != _SUBJECT_FULL:
+                raise ServiceUnavailable(f"The stream {stream} did not take a message: {error.description}") from error
+        except (Error, OSError) as error:
+            raise ServiceUnavailable(f"The stream {stream} did not answer.") from error

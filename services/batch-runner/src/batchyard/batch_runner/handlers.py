@@ -1,0 +1,25 @@
+"""The commands this service answers."""
+
+from batchyard.batch_runner.batches import Batches
+from batchyard.batch_runner.fleet import Fleet
+from batchyard.common.contracts.batches import CancelBatch, CreateBatch, GetBatch, ListBatches
+from batchyard.common.contracts.health import CheckBatchRunner
+from batchyard.common.contracts.models import ListModels, ModelList
+from batchyard.common.health import HealthChecks
+from batchyard.common.messaging.commands import CommandRouter
+
+SERVICE = "batch-runner"
+
+
+def command_router(batches: Batches, fleet: Fleet, health: HealthChecks) -> CommandRouter:
+    async def list_models(_tenant: str, _command: ListModels) -> ModelList:
+        return await fleet.list_models()
+
+    router = CommandRouter(SERVICE)
+    router.on(CreateBatch, batches.create)
+    router.on(GetBatch, batches.get)
+    router.on(ListBatches, batches.list)
+    router.on(CancelBatch, batches.cancel)
+    router.on(ListModels, list_models)
+    router.on(CheckBatchRunner, health.check)
+    return router

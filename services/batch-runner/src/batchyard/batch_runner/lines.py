@@ -1,0 +1,160 @@
+"""One line of a batch: reading the request, and writing the result around the server's own bytes.
+
+A line is touched as few times as possible: the body stays the bytes the client wrote, save for the model's name.
+"""
+
+from dataclasses import dataclass
+
+import msgspec
+from batchyard.common.contracts.batches import Usage
+
+BLANK = b" \t\r\n\x0b\x0c"
+
+
+class RequestLine(msgspec.Struct, frozen=True):
+    """A request line that has passed validation. `custom_id` and `body` are the client's own bytes."""
+
+    custom_id: msgspec.Raw
+    url: str
+    body: msgspec.Raw
+
+
+class Tokens(msgspec.Struct, frozen=True):
+    """Tokens of one answer."""
+
+    prompt: int = 0
+    cached: int = 0
+    output: int = 0
+    reasoning: int = 0
+
+    def usage(self) -> Usage:
+        return Usage.of(self.prompt, self.cached, self.output, self.reasoning)
+
+
+class _InputDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _OutputDetails(msgspec.Struct):
+    reasoning_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _InputDetails | None = None
+    completion_tokens_details: _OutputDetails | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    input_tokens_details: _InputDetails | None = None
+    output_tokens_details: _OutputDetails | None = None
+    total_tokens: int | None = None
+
+
+class _Choice(msgspec.Struct):
+    finish_reason: str | None = None
+
+
+class _Answer(msgspec.Struct):
+    usage: _Usage | None = None
+    choices: list[_Choice] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAnswer:
+    """What is read of an answer's body. `aborted`: the server gave up half-way, though it said 200."""
+
+    tokens: Tokens
+    aborted: bool
+
+
+_line_decoder = msgspec.json.Decoder(RequestLine)
+_answer_decoder = msgspec.json.Decoder(_Answer)
+_members_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_encoder = msgspec.json.Encoder()
+
+
+def read_request(line: bytes) -> RequestLine:
+    """The request in a line that has passed validation."""
+    return _line_decoder.decode(line)
+
+
+def body_for(request: RequestLine, model: str) -> bytes:
+    """The body to send: the client's, with `model` for the model's name. Other members stay byte for byte."""
+    members = _members_decoder.decode(request.body)
+    members["model"] = msgspec.Raw(_encoder.encode(model))
+    return _encoder.encode(members)
+
+
+def read_answer(body: bytes) -> ReadAnswer | None:
+    """What a 2xx body says; None when it is not a JSON object in UTF-8 and so no answer at all."""
+    try:
+        answer = _answer_decoder.decode(body)
+        if not body.isascii():
+            body.decode()
+    except msgspec.ValidationError:
+        # JSON, but of a shape of its own: an answer whose tokens cannot be counted.
+        return ReadAnswer(Tokens(), aborted=False) if body.lstrip()[:1] == b"{" else None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    aborted = any(choice.finish_reason == "abort" for choice in answer.choices or ())
+    return ReadAnswer(_tokens(answer.usage) if answer.usage else Tokens(), aborted)
+
+
+def _tokens(usage: _Usage) -> Tokens:
+    prompt = usage.prompt_tokens if usage.prompt_tokens is not None else usage.input_tokens
+    output = usage.completion_tokens if usage.completion_tokens is not None else usage.output_tokens
+    if prompt is None and usage.total_tokens is not None:
+        prompt = usage.total_tokens - (output or 0)
+    inputs = usage.prompt_tokens_details or usage.input_tokens_details
+    outputs = usage.completion_tokens_details or usage.output_tokens_details
+    return Tokens(
+        prompt=prompt or 0,
+        cached=(inputs.cached_tokens or 0) if inputs else 0,
+        output=output or 0,
+        reasoning=(outputs.reasoning_tokens or 0) if outputs else 0,
+    )
+
+
+def request_id(batch_hex: str, line: int) -> str:
+    """The ID of a line's request: the same whenever and however often it is sent."""
+    return f"batch_req_{batch_hex}{line:08x}"
+
+
+def answered_line(identity: str, custom_id: bytes, status: int, upstream_id: str, body: bytes) -> bytes:
+    """A result line around an answer's own bytes (no newline at its end)."""
+    return b'{"id":"%b","custom_id":%b,"response":{"status_code":%d,"request_id":%b,"body":%b},"error":null}' % (
+        identity.encode(),
+        custom_id,
+        status,
+        _encoder.encode(upstream_id),
+        one_line_json(body),
+    )
+
+
+def unanswered_line(identity: str, custom_id: bytes, code: str, message: str) -> bytes:
+    """A result line for a request that got no answer (no newline at its end)."""
+    return b'{"id":"%b","custom_id":%b,"response":null,"error":%b}' % (
+        identity.encode(),
+        custom_id,
+        _encoder.encode({"code": code, "message": message}),
+    )
+
+
+def one_line_json(body: bytes) -> bytes:
+    """`body` as JSON on one line; what is not JSON becomes an error object that quotes its beginning."""
+    try:
+        if not body.isascii():
+            body.decode()
+        return msgspec.json.format(body, indent=-1) if b"\n" in body or b"\r" in body else _checked(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        text = body[:2000].decode(errors="replace")
+        return _encoder.encode({"error": {"message": text, "type": "upstream_error", "param": None, "code": None}})
+
+
+def _checked(body: bytes) -> bytes:
+    _raw_decoder.decode(body)
+    return body
+
+
+_raw_decoder = msgspec.json.Decoder(msgspec.Raw)

@@ -1,0 +1,165 @@
+"""The deployments of one model: who takes the next request, and who is left alone for a while."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from batchyard.batch_runner.upstream import Upstream
+from batchyard.common.clock import Clock
+from batchyard.common.config import Deployment
+from batchyard.common.logs import get_logger
+
+_FIRST_PROBE = 0.1
+_log = get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Member:
+    """One deployment as this process sees it.
+
+    Attributes:
+        limit: Requests in flight at most.
+        down: Whether it does not answer; nothing is sent until a probe says otherwise.
+        rests_until: Monotonic second until which nothing is sent because the server asked for it.
+    """
+
+    deployment: Deployment
+    limit: int
+    in_flight: int = 0
+    down: bool = False
+    rests_until: float = 0.0
+    probe: asyncio.Task[bool] | None = field(default=None, repr=False)
+
+    def is_open(self, now: float) -> bool:
+        return not self.down and self.in_flight < self.limit and self.rests_until <= now
+
+    @property
+    def load(self) -> float:
+        return self.in_flight / self.deployment.weight
+
+
+class Pool:
+    """Hands out places on the deployments of one model, the least loaded first, waiters in their order.
+
+    When every deployment is down the waiters wait: a server that is being restarted fails no line. `close` ends the
+    probes. All state belongs to one event loop.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        deployments: Sequence[Deployment],
+        default_limit: int,
+        upstream: Upstream,
+        clock: Clock,
+        probe_interval: float,
+    ) -> None:
+        self.name = name
+        self.members = [Member(d, d.max_parallel_requests or default_limit) for d in deployments]
+        self._upstream = upstream
+        self._clock = clock
+        self._probe_interval = probe_interval
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._watches: set[asyncio.Task[None]] = set()
+
+    @property
+    def capacity(self) -> int:
+        """Requests that may be in flight to all deployments together."""
+        return sum(member.limit for member in self.members)
+
+    @property
+    def is_down(self) -> bool:
+        return all(member.down for member in self.members)
+
+    async def acquire(self) -> Member:
+        """A place on a deployment, once there is one. Give it back with `release`."""
+        while True:
+            if not self._waiters and (member := self._choose()) is not None:
+                member.in_flight += 1
+                return member
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            except BaseException:
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
+                else:
+                    self._wake()  # the turn that was given to us goes to the next
+                raise
+            if (member := self._choose()) is not None:
+                member.in_flight += 1
+                self._wake()
+                return member
+
+    def release(self, member: Member) -> None:
+        member.in_flight -= 1
+        self._wake()
+
+    def rest(self, member: Member, seconds: float) -> None:
+        """Send nothing to a deployment for a while: it said that it has too much to do."""
+        until = self._clock.monotonic() + seconds
+        if until > member.rests_until:
+            member.rests_until = until
+            asyncio.get_running_loop().call_later(seconds, self._wake)
+
+    async def confirm_alive(self, member: Member) -> bool:
+        """Ask a deployment that has just failed whether it is alive; all who ask at once share one question.
+
+        A deployment that is not is set aside, and watched until it is back.
+        """
+        if member.down:
+            return False
+        if member.probe is None:
+            member.probe = asyncio.create_task(self._upstream.is_alive(member.deployment))
+        probe = member.probe
+        try:
+            alive = await asyncio.shield(probe)
+        finally:
+            if probe.done():
+                member.probe = None
+        if not alive:
+            self.set_aside(member)
+        return alive
+
+    def set_aside(self, member: Member) -> None:
+        """A deployment is down: watch it until it answers again."""
+        if member.down:
+            return
+        member.down = True
+        _log.warning("deployment.down", deployment=member.deployment.id, pool=self.name)
+        watch = asyncio.create_task(self._watch(member))
+        self._watches.add(watch)
+        watch.add_done_callback(self._watches.discard)
+
+    async def close(self) -> None:
+        for watch in self._watches:
+            watch.cancel()
+        await asyncio.gather(*self._watches, return_exceptions=True)
+
+    async def _watch(self, member: Member) -> None:
+        delay = _FIRST_PROBE
+        while True:
+            await asyncio.sleep(delay)
+            if await self._upstream.is_alive(member.deployment):
+                break
+            delay = min(delay * 2, self._probe_interval)
+        member.down = False
+        _log.info("deployment.up", deployment=member.deployment.id, pool=self.name)
+        self._wake()
+
+    def _choose(self) -> Member | None:
+        now = self._clock.monotonic()
+        members = [member for member in self.members if member.is_open(now)]
+        return min(members, key=lambda member: member.load) if members else None
+
+    def _wake(self) -> None:
+        """Let the first waiter look, if there may be something to see."""
+        if self._choose() is None:
+            return
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return

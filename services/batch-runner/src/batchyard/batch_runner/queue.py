@@ -1,0 +1,127 @@
+"""A slot-first pull loop: take a slot, fetch one message, work on it with a heartbeat, acknowledge.
+
+Jobs take minutes or hours, so nothing is fetched that cannot be worked on at once: a message that waits in a process
+has no heartbeat and would be delivered to a second one.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from batchyard.common.errors import ServiceUnavailable
+from batchyard.common.logs import get_logger
+from batchyard.common.messaging.topology import Consumer, declare_consumer
+from batchyard.common.objects import ObjectStoreUnavailable
+from nats.aio.msg import Msg
+from nats.errors import Error
+from nats.errors import TimeoutError as NatsTimeoutError
+from nats.js import JetStreamContext
+
+_FETCH_SECONDS = 5.0
+_TROUBLE_SECONDS = 1.0
+_MAX_BACKOFF = 30.0
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The message is dealt with for good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """The message is to come again, to any process, after `delay` seconds."""
+
+    delay: float
+
+
+T = TypeVar("T")
+
+Handler = Callable[[bytes], Awaitable[Done | Later]]
+
+
+class WorkLoop:
+    """Works on the messages of one consumer, `slots` at a time.
+
+    A handler that raises is tried again with a growing delay: no message is ever dropped because of an error.
+    """
+
+    def __init__(self, js: JetStreamContext, consumer: Consumer, slots: int, handler: Handler) -> None:
+        self._js = js
+        self._consumer = consumer
+        self._slots = asyncio.Semaphore(slots)
+        self._handler = handler
+        self._heartbeat = (consumer.config.ack_wait or 30.0) / 3
+
+    async def declare(self) -> None:
+        """Make the consumer exist; call it once, before `run`."""
+        await declare_consumer(self._js, self._consumer)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Fetch until `stop` is set, then wait for the jobs that are under way."""
+        subscription = await self._js.pull_subscribe_bind(self._consumer.name, stream=self._consumer.stream)
+        async with asyncio.TaskGroup() as jobs:
+            while await self._slot(stop):
+                try:
+                    message = await _unless(stop, subscription.fetch(1, timeout=_FETCH_SECONDS))
+                except NatsTimeoutError:
+                    message = None
+                except (Error, OSError) as error:
+                    _log.warning("queue.fetch_failed", consumer=self._consumer.name, error=repr(error))
+                    await _unless(stop, asyncio.sleep(_TROUBLE_SECONDS))
+                    message = None
+                if message:
+                    jobs.create_task(self._job(message[0]))
+                else:
+                    self._slots.release()
+
+    async def _slot(self, stop: asyncio.Event) -> bool:
+        await _unless(stop, self._slots.acquire())
+        return not stop.is_set()
+
+    async def _job(self, message: Msg) -> None:
+        beat = asyncio.create_task(self._beat(message))
+        try:
+            verdict = await self._verdict(message)
+        finally:
+            beat.cancel()
+            self._slots.release()
+        try:
+            if isinstance(verdict, Done):
+                await message.ack_sync(timeout=5.0)
+            else:
+                await message.nak(delay=verdict.delay)
+        except (Error, OSError, TimeoutError) as error:
+            # The message comes again after its ack wait, and finds its work done.
+            _log.warning("queue.ack_failed", subject=message.subject, error=repr(error))
+
+    async def _verdict(self, message: Msg) -> Done | Later:
+        try:
+            return await self._handler(message.data)
+        except (ServiceUnavailable, ObjectStoreUnavailable) as error:
+            _log.warning("queue.job_postponed", subject=message.subject, reason=str(error))
+        except Exception as error:  # noqa: BLE001  whatever it was, the message must come again
+            _log.error("queue.job_failed", subject=message.subject, exc_info=error)
+        deliveries: int = message.metadata.num_delivered
+        return Later(min(_MAX_BACKOFF, 0.5 * 2.0 ** min(deliveries - 1, 10)))
+
+    async def _beat(self, message: Msg) -> None:
+        while True:
+            await asyncio.sleep(self._heartbeat)
+            try:
+                await message.in_progress()
+            except (Error, OSError) as error:
+                _log.warning("queue.heartbeat_failed", subject=message.subject, error=repr(error))
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """What `work` comes to, or None when `stop` is set first; `work` is then cancelled."""
+    task, waiter = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        waiter.cancel()
+        task.cancel()
+        await asyncio.gather(task, waiter, return_exceptions=True)

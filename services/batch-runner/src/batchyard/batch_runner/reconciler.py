@@ -1,0 +1,95 @@
+"""Looks for batches that should have moved and have not: a crash between two effects leaves such ones.
+
+Every replica does it. A wish to move a batch that waits or is being worked on is seen in the queue, and none is added.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from batchyard.batch_runner.batch import BatchRecord
+from batchyard.batch_runner.batch_store import BatchStore
+from batchyard.batch_runner.settings import RunnerSettings
+from batchyard.common.clock import Clock
+from batchyard.common.contracts.batches import BatchStatus
+from batchyard.common.errors import ServiceUnavailable
+from batchyard.common.logs import get_logger
+from batchyard.common.messaging.records import Entry
+
+_RESYNC_SECONDS = 300.0
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What is remembered of a batch with unfinished business."""
+
+    tenant: str
+    raw_id: str
+    status: BatchStatus
+    expires_at: int
+    changed_at: float
+
+
+def is_due(watched: Watched, now: float, stale_after: float) -> bool:
+    """Whether a batch is to be looked at: its deadline has passed, or nothing has happened for long."""
+    if watched.status is BatchStatus.IN_PROGRESS and now >= watched.expires_at:
+        return True
+    return now - watched.changed_at >= stale_after
+
+
+class Reconciler:
+    """Watches the records and queues a step for each that is due."""
+
+    def __init__(self, store: BatchStore, settings: RunnerSettings, clock: Clock) -> None:
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._watched: dict[str, Watched] = {}
+
+    async def run(self) -> None:
+        """Watch and reconcile until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch())
+            tasks.create_task(self._reconcile_regularly())
+
+    async def reconcile(self) -> None:
+        """Queue a step for every batch that is due and has none."""
+        now = self._clock.now()
+        due = [watched for watched in self._watched.values() if is_due(watched, now, self._settings.stale_after)]
+        for watched in due:
+            if not await self._store.has_step(watched.tenant, watched.raw_id):
+                _log.info("batch.nudged", batch=watched.raw_id, status=watched.status)
+                await self._store.queue_step(watched.tenant, watched.raw_id)
+
+    async def _reconcile_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.reconcile_interval)
+            try:
+                await self.reconcile()
+            except ServiceUnavailable as error:
+                _log.warning("reconciler.postponed", reason=str(error))
+
+    async def _watch(self) -> None:
+        """Follow the records. The watch is opened anew now and then: a lost one would be silent."""
+        while True:
+            try:
+                async with asyncio.timeout(_RESYNC_SECONDS):
+                    async for change in self._store.records.watch():
+                        self._note(change)
+            except TimeoutError:
+                continue
+            except ServiceUnavailable as error:
+                _log.warning("reconciler.watch_lost", reason=str(error))
+                await asyncio.sleep(self._settings.reconcile_interval)
+
+    def _note(self, change: Entry[BatchRecord] | str) -> None:
+        if isinstance(change, str):
+            self._watched.pop(change, None)
+            return
+        record = change.value
+        if not record.unfinished_business:
+            self._watched.pop(change.key, None)
+            return
+        self._watched[change.key] = Watched(
+            record.tenant, record.raw_id, record.status, record.expires_at, self._clock.now()
+        )

@@ -1,0 +1,246 @@
+"""Running one shard: send what has no durable result, checkpoint, and hand in the outcome."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from batchyard.batch_runner.attempt import Attempts, LineJob
+from batchyard.batch_runner.batch import ShardOutcome
+from batchyard.batch_runner.lines import BLANK, read_request, request_id, unanswered_line
+from batchyard.batch_runner.pool import Pool
+from batchyard.batch_runner.segments import (
+    ERROR_KINDS,
+    OUTPUT_KINDS,
+    Kind,
+    Result,
+    encode_result,
+    merged,
+    read_lines,
+    read_segment,
+    texts,
+)
+from batchyard.batch_runner.settings import RunnerSettings
+from batchyard.batch_runner.shard import ShardRange
+from batchyard.batch_runner.tally import ShardProgress, Tally
+from batchyard.common.clock import Clock
+from batchyard.common.objects import ObjectStore
+
+
+class Stop(Enum):
+    """Why a shard is left before all of its lines have a result."""
+
+    CANCELLED = "batch_cancelled"
+    EXPIRED = "batch_expired"
+    SHUTDOWN = "shutdown"
+
+
+_NOT_RUN = {
+    Stop.CANCELLED: "This request was not executed: the batch was cancelled.",
+    Stop.EXPIRED: "This request could not be executed before the completion window expired.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ShardInput:
+    """What there is to run.
+
+    Attributes:
+        prefix: Where the shard's segments and parts go.
+        attempt: A name for this run of the shard, so that two runs at once never write the same object.
+        batch_hex: The batch's UUID, part of every result's ID.
+    """
+
+    object_key: str
+    range: ShardRange
+    shard: int
+    prefix: str
+    attempt: str
+    batch_hex: str
+    endpoint: str
+    model: str
+
+
+class ShardRun:
+    """One run of one shard. `on_checkpoint` is told what is durable, about every second."""
+
+    def __init__(
+        self,
+        shard: ShardInput,
+        store: ObjectStore,
+        settings: RunnerSettings,
+        clock: Clock,
+        on_checkpoint: Callable[[ShardProgress], Awaitable[None]],
+    ) -> None:
+        self._shard = shard
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._on_checkpoint = on_checkpoint
+        self._tally = Tally()
+        self._stored: list[str] = []  # segments whose results are not in memory
+        self._kept: list[Result] = []  # results in segments that are in memory too
+        self._kept_segments: list[str] = []
+        self._kept_bytes = 0
+        self._fresh: list[Result] = []  # results in no segment yet
+        self._fresh_bytes = 0
+        self._full = asyncio.Event()
+        self._stopped: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
+
+    def stop(self, why: Stop) -> None:
+        """Send nothing more. What is in flight gets a grace, the rest is left."""
+        if not self._stopped.done():
+            self._stopped.set_result(why)
+
+    @property
+    def stopped(self) -> Stop | None:
+        return self._stopped.result() if self._stopped.done() else None
+
+    async def execute(self, attempts: Attempts, pool: Pool) -> None:
+        """Send every line that has no durable result, until all have one or `stop` is called."""
+        jobs = [job async for job in self._jobs() if job.line not in self._tally]
+        if not jobs or self.stopped:
+            return
+        queue = iter(jobs)
+        workers = [asyncio.create_task(self._work(queue, attempts, pool)) for _ in range(min(len(jobs), pool.capacity))]
+        flusher = asyncio.create_task(self._flush_regularly())
+        try:
+            await self._supervise(workers, flusher)
+        finally:
+            for task in (*workers, flusher):
+                task.cancel()
+            await asyncio.gather(*workers, flusher, return_exceptions=True)
+
+    async def recover(self) -> None:
+        """Take over the results that earlier runs of the shard made durable."""
+        async for info in self._store.list(f"{self._shard.prefix}segment-"):
+            async for result in read_segment(self._store, info.key):
+                self._tally.add(result)
+            self._stored.append(info.key)
+
+    async def checkpoint(self) -> None:
+        """Make every result so far durable."""
+        if not self._fresh:
+            return
+        results, size, progress = self._fresh, self._fresh_bytes, self._tally.progress()
+        self._fresh, self._fresh_bytes = [], 0
+        self._full.clear()
+        results.sort(key=lambda result: result.line)
+        number = len(self._stored) + len(self._kept_segments)
+        key = f"{self._shard.prefix}segment-{self._shard.attempt}-{number:06d}"
+        try:
+            await self._store.put(key, _encoded(results))
+        except BaseException:
+            self._fresh += results
+            self._fresh_bytes += size
+            raise
+        self._keep(key, results, size)
+        await self._on_checkpoint(progress)
+
+    async def settle(self) -> ShardOutcome:
+        """Write the parts and say what the shard came to. Lines without a result become errors that say why."""
+        if self.stopped in _NOT_RUN:
+            await self._fill(self.stopped)
+        memory = sorted((*self._kept, *self._fresh), key=lambda result: result.line)
+        tally = self._tally
+        output_key = error_key = None
+        if tally.completed:
+            output_key = f"{self._shard.prefix}output-{self._shard.attempt}"
+            await self._store.put(output_key, texts(merged(self._store, self._stored, memory), OUTPUT_KINDS))
+        if tally.failed or tally.not_run:
+            error_key = f"{self._shard.prefix}error-{self._shard.attempt}"
+            await self._store.put(error_key, texts(merged(self._store, self._stored, memory), ERROR_KINDS))
+        return ShardOutcome(
+            shard=self._shard.shard,
+            completed=tally.completed,
+            failed=tally.failed,
+            not_run=tally.not_run,
+            usage_by_deployment=tally.usage_by_deployment(),
+            output_key=output_key,
+            error_key=error_key,
+        )
+
+    async def _supervise(self, workers: list[asyncio.Task[None]], flusher: asyncio.Task[None]) -> None:
+        """Wait until the workers are done, or until they have been stopped and their grace is over."""
+        done = asyncio.gather(*workers)
+        try:
+            until: set[asyncio.Future[Any]] = {done, flusher, self._stopped}
+            await asyncio.wait(until, return_when=asyncio.FIRST_COMPLETED)
+            if flusher.done():
+                flusher.result()  # it ends by an error alone
+            if not done.done() and (why := self.stopped):
+                grace = self._settings.shutdown_grace if why is Stop.SHUTDOWN else self._settings.cancel_grace
+                await asyncio.wait({done}, timeout=grace)
+            if done.done():
+                await done
+        finally:
+            done.cancel()
+            await asyncio.gather(done, return_exceptions=True)
+
+    async def _work(self, queue: Iterator[LineJob], attempts: Attempts, pool: Pool) -> None:
+        for job in queue:
+            self._gather(await attempts.run(job, pool))
+            if self._stopped.done():
+                return
+
+    def _gather(self, result: Result) -> None:
+        self._tally.add(result)
+        self._fresh.append(result)
+        self._fresh_bytes += len(result.text)
+        if self._fresh_bytes >= self._settings.flush_bytes:
+            self._full.set()
+
+    async def _flush_regularly(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._settings.flush_interval):
+                    await self._full.wait()
+            except TimeoutError:
+                pass
+            await self.checkpoint()
+
+    def _keep(self, key: str, results: list[Result], size: int) -> None:
+        """Keep results in memory as long as they are few: then the parts need no reading back."""
+        self._kept += results
+        self._kept_segments.append(key)
+        self._kept_bytes += size
+        if self._kept_bytes > self._settings.shard_memory_bytes:
+            self._stored += self._kept_segments
+            self._kept, self._kept_segments, self._kept_bytes = [], [], 0
+
+    async def _jobs(self) -> AsyncIterator[LineJob]:
+        shard = self._shard
+        async for line, text in numbered_requests(self._store, shard.object_key, shard.range):
+            yield LineJob(
+                line=line,
+                identity=request_id(shard.batch_hex, line),
+                request=read_request(text),
+                path=shard.endpoint,
+                model=shard.model,
+            )
+
+    async def _fill(self, why: Stop) -> None:
+        async for job in self._jobs():
+            if job.line not in self._tally:
+                self._gather(not_run(job.line, job.identity, bytes(job.request.custom_id), why))
+
+
+def not_run(line: int, identity: str, custom_id: bytes, why: Stop) -> Result:
+    """The result of a line that was never answered."""
+    text = unanswered_line(identity, custom_id, why.value, _NOT_RUN[why])
+    return Result(line, Kind.NOT_RUN, Tally.NO_TOKENS, None, text)
+
+
+async def numbered_requests(store: ObjectStore, key: str, where: ShardRange) -> AsyncIterator[tuple[int, bytes]]:
+    """The requests in a range of an input file, each with its line number; blank lines only count."""
+    number = where.first_line
+    async for text in read_lines(store, key, start=where.offset, length=where.length):
+        if text.strip(BLANK):
+            yield number, text
+        number += 1
+
+
+async def _encoded(results: list[Result]) -> AsyncIterator[bytes]:
+    for result in results:
+        yield encode_result(result)

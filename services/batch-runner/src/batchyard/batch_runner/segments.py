@@ -1,0 +1,150 @@
+"""Results on their way to the output file.
+
+A *segment* is a checkpoint: the results that a running shard has gathered since the last one, as one object. When the
+shard is done, its segments and what is still in memory are merged in input order into two *parts*, one for the output
+file and one for the error file.
+
+A segment has a line for each result: six fields, then the result line itself.
+
+    <line> <kind> <prompt>,<cached>,<output>,<reasoning> <deployment> <result line>
+"""
+
+import heapq
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
+from enum import StrEnum
+
+from batchyard.batch_runner.lines import Tokens
+from batchyard.common.objects import ObjectStore
+from batchyard.common.subjects import decode_token, encode_token
+
+CHUNK_BYTES = 256 * 1024
+_NOBODY = "-"
+
+
+class Kind(StrEnum):
+    """Where a result goes, and how it counts."""
+
+    COMPLETED = "c"
+    FAILED = "f"
+    NOT_RUN = "n"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one line. `line` counts from 1 in the input file; `text` is the result line without newline."""
+
+    line: int
+    kind: Kind
+    tokens: Tokens
+    deployment: str | None
+    text: bytes
+
+
+def encode_result(result: Result) -> bytes:
+    """One line of a segment, newline included."""
+    tokens = result.tokens
+    return b"%d %b %d,%d,%d,%d %b %b\n" % (
+        result.line,
+        result.kind.encode(),
+        tokens.prompt,
+        tokens.cached,
+        tokens.output,
+        tokens.reasoning,
+        (encode_token(result.deployment) if result.deployment else _NOBODY).encode(),
+        result.text,
+    )
+
+
+def decode_result(line: bytes) -> Result:
+    """Raises ValueError for a line that `encode_result` did not make."""
+    number, kind, tokens, deployment, text = line.split(b" ", 4)
+    prompt, cached, output, reasoning = map(int, tokens.split(b","))
+    who = deployment.decode()
+    return Result(
+        line=int(number),
+        kind=Kind(kind.decode()),
+        tokens=Tokens(prompt, cached, output, reasoning),
+        deployment=None if who == _NOBODY else decode_token(who),
+        text=text,
+    )
+
+
+async def read_lines(
+    store: ObjectStore, key: str, *, start: int = 0, length: int | None = None
+) -> AsyncGenerator[bytes, None]:
+    """The lines of an object, without their newlines; memory is one chunk and one line."""
+    rest: list[bytes] = []
+    async with aclosing(store.get(key, start=start, length=length)) as chunks:
+        async for chunk in chunks:
+            head, newline, tail = chunk.partition(b"\n")
+            if not newline:
+                rest.append(chunk)
+                continue
+            yield b"".join((*rest, head))
+            *lines, last = tail.split(b"\n")
+            for line in lines:
+                yield line
+            rest = [last] if last else []
+    if rest:
+        yield b"".join(rest)
+
+
+async def read_segment(store: ObjectStore, key: str) -> AsyncGenerator[Result, None]:
+    """The results in a segment, in the order of their lines."""
+    async with aclosing(read_lines(store, key)) as lines:
+        async for line in lines:
+            yield decode_result(line)
+
+
+async def merged(store: ObjectStore, segments: Sequence[str], memory: Sequence[Result]) -> AsyncIterator[Result]:
+    """All results in input order; of two for the same line the earlier segment's counts, memory comes last.
+
+    Args:
+        segments: Keys of segments, each in the order of its lines; one chunk of each is held at a time.
+        memory: Results that are in no segment, in the order of their lines.
+    """
+    async with AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(aclosing(read_segment(store, key))) for key in segments]
+        streams.append(_replay(memory))
+        heads: list[tuple[int, int, Result]] = []
+        for source, stream in enumerate(streams):
+            first = await anext(stream, None)
+            if first is not None:
+                heads.append((first.line, source, first))
+        heapq.heapify(heads)
+        last = 0
+        while heads:
+            line, source, result = heads[0]
+            if line != last:
+                last = line
+                yield result
+            following = await anext(streams[source], None)
+            if following is None:
+                heapq.heappop(heads)
+            else:
+                heapq.heapreplace(heads, (following.line, source, following))
+
+
+async def _replay(results: Iterable[Result]) -> AsyncGenerator[Result, None]:
+    for result in results:
+        yield result
+
+
+async def texts(results: AsyncIterator[Result], kinds: frozenset[Kind]) -> AsyncGenerator[bytes, None]:
+    """The result lines of some kinds, each with its newline, gathered into chunks worth writing."""
+    chunk = bytearray()
+    async for result in results:
+        if result.kind in kinds:
+            chunk += result.text
+            chunk += b"\n"
+            if len(chunk) >= CHUNK_BYTES:
+                yield bytes(chunk)
+                chunk.clear()
+    if chunk:
+        yield bytes(chunk)
+
+
+OUTPUT_KINDS = frozenset({Kind.COMPLETED})
+ERROR_KINDS = frozenset({Kind.FAILED, Kind.NOT_RUN})

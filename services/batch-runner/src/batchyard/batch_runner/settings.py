@@ -1,0 +1,45 @@
+"""Settings of batch-runner."""
+
+from batchyard.common.settings import Settings
+from pydantic import Field
+
+MIB = 1024 * 1024
+
+
+class RunnerSettings(Settings):
+    """Limits are per batch, memory bounds per shard, concurrency per process."""
+
+    max_requests: int = Field(default=50_000, ge=1, description="lines in one batch")
+    max_line_bytes: int = Field(default=16 * MIB, ge=1024, description="bytes in one line")
+
+    shard_lines: int = Field(default=500, ge=1, description="lines in one shard at most")
+    shard_bytes: int = Field(default=4 * MIB, ge=1024, description="bytes after which a shard is closed")
+    shard_window: int = Field(default=16, ge=1, description="shards of one batch queued or running at a time")
+    shards_per_pool: int = Field(default=4, ge=1, description="shards of one pool that this process runs at a time")
+    shard_memory_bytes: int = Field(default=32 * MIB, ge=MIB, description="results of a shard kept in memory")
+
+    max_parallel_requests: int = Field(default=128, ge=1, description="requests in flight to one deployment")
+    request_timeout: float = Field(default=600.0, gt=0, description="seconds for one answer")
+    max_response_bytes: int = Field(default=16 * MIB, ge=1024)
+    max_attempts: int = Field(default=5, ge=1, description="times a line is sent before it fails")
+    max_throttled: int = Field(default=30, ge=1, description="429 answers a line takes before it fails")
+    retry_base: float = Field(default=0.5, ge=0, description="seconds: the first retry waits up to this long")
+    retry_cap: float = Field(default=30.0, ge=0, description="seconds: no retry waits longer, unless told to")
+    probe_interval: float = Field(default=2.0, gt=0, description="seconds between looks at a server that is down")
+
+    flush_interval: float = Field(default=1.0, gt=0, description="seconds between checkpoints of a running shard")
+    flush_bytes: int = Field(default=4 * MIB, ge=1024, description="bytes of results that make a checkpoint at once")
+    cancel_grace: float = Field(
+        default=2.0, ge=0, description="seconds given to requests in flight on cancel or expiry"
+    )
+    shutdown_grace: float = Field(default=5.0, ge=0, description="seconds given to requests in flight on shutdown")
+    settle_patience: float = Field(
+        default=5.0, ge=0, description="seconds a cancelled batch waits for runners to hand in their shards"
+    )
+
+    step_slots: int = Field(default=8, ge=1, description="batches that this process moves on at a time")
+    reconcile_interval: float = Field(default=5.0, gt=0)
+    stale_after: float = Field(
+        default=15.0, gt=0, description="seconds without change after which a batch is looked at"
+    )
+    command_timeout: float = Field(default=10.0, gt=0)

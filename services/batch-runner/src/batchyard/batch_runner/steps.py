@@ -1,0 +1,216 @@
+"""Moving a batch on: whoever handles a step looks at the record's status and does what comes next.
+
+Every effect may happen twice, and a process may die between any two: each is idempotent, and a step goes on from what
+the record says, never from what this process remembers.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import uuid4
+
+from batchyard.batch_runner import batch as transitions
+from batchyard.batch_runner.batch import BatchRecord, IllegalTransition
+from batchyard.batch_runner.batch_store import BatchStore
+from batchyard.batch_runner.fleet import Fleet
+from batchyard.batch_runner.plan import Plan, Planner
+from batchyard.batch_runner.queue import Done, Later
+from batchyard.batch_runner.results import Results
+from batchyard.batch_runner.settings import RunnerSettings
+from batchyard.batch_runner.validate import LineRules
+from batchyard.common.clock import Clock
+from batchyard.common.contracts.batches import BatchProblem, BatchStatus
+from batchyard.common.ids import new_raw_id
+from batchyard.common.logs import get_logger
+from batchyard.common.objects import ObjectNotFound
+
+_SETTLE_POLL = 0.5
+_log = get_logger(__name__)
+
+Transition = Callable[[BatchRecord], BatchRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """The status has changed, or may have: look again at once."""
+
+
+Verdict = Done | Later | Again
+
+
+class Stepper:
+    """Moves batches on, one step of a batch at a time in this process."""
+
+    def __init__(
+        self, store: BatchStore, fleet: Fleet, results: Results, settings: RunnerSettings, clock: Clock
+    ) -> None:
+        self._store = store
+        self._fleet = fleet
+        self._results = results
+        self._settings = settings
+        self._clock = clock
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    async def move(self, tenant: str, raw_id: str) -> Done | Later:
+        """Do all that can be done for a batch now."""
+        lock = self._locks.setdefault(raw_id, asyncio.Lock())
+        try:
+            async with lock:
+                while True:
+                    record = await self._store.get(tenant, raw_id)
+                    if record is None:
+                        return Done()
+                    verdict = await self._step(record)
+                    if not isinstance(verdict, Again):
+                        return verdict
+        finally:
+            if not lock.locked():
+                self._locks.pop(raw_id, None)
+
+    async def _step(self, record: BatchRecord) -> Verdict:
+        if record.outbox:
+            await self._store.announce(record, record.outbox[0])
+            return Again()
+        match record.status:
+            case BatchStatus.VALIDATING:
+                return await self._plan(record)
+            case BatchStatus.IN_PROGRESS:
+                return await self._run(record)
+            case BatchStatus.FINALIZING | BatchStatus.CANCELLING:
+                return await self._finish(record)
+            case _:
+                return await self._sweep(record)
+
+    async def _plan(self, record: BatchRecord) -> Verdict:
+        rules = LineRules(endpoint=record.endpoint, max_line_bytes=self._settings.max_line_bytes)
+        planner = Planner(self._settings, rules, record.id_model, self._fleet.pool_for)
+        try:
+            pinned = await self._store.pin_input(record)
+        except ObjectNotFound:
+            return await self._reject(record, (_input_gone(record),))
+        plan = await planner.plan(self._store.objects, pinned)
+        if not isinstance(plan, Plan):
+            return await self._reject(record, plan.problems)
+        key = await self._store.write_table(record, uuid4().hex, plan.table)
+        shards = len(plan.table.shards)
+        _log.info("batch.planned", batch=record.raw_id, pool=plan.pool, lines=plan.lines, shards=shards)
+        return await self._change(
+            record,
+            lambda current: transitions.planned(
+                current,
+                self._now(),
+                pool=plan.pool,
+                model=plan.model,
+                input_key=pinned,
+                plan_key=key,
+                lines=plan.lines,
+                shards=shards,
+            ),
+        )
+
+    async def _reject(self, record: BatchRecord, problems: tuple[BatchProblem, ...]) -> Verdict:
+        _log.info("batch.rejected", batch=record.raw_id, problems=len(problems), first=problems[0].code)
+        return await self._change(record, lambda current: transitions.rejected(current, self._now(), problems))
+
+    async def _run(self, record: BatchRecord) -> Verdict:
+        if self._now() >= record.expires_at:
+            return await self._begin_ending(record, BatchStatus.EXPIRED)
+        counted = await self._count(record)
+        if counted is None or counted.status is not BatchStatus.IN_PROGRESS:
+            return Again()
+        if counted.settled_count == counted.shards:
+            return await self._begin_ending(counted, BatchStatus.COMPLETED)
+        return await self._dispatch(counted)
+
+    async def _begin_ending(self, record: BatchRecord, ending: transitions.Ending) -> Verdict:
+        verdict = await self._change(
+            record,
+            lambda current: transitions.finalizing(current, self._now(), ending, _uuid(), _uuid()),
+        )
+        if ending is BatchStatus.EXPIRED:
+            await self._store.broadcast(record)
+        return verdict
+
+    async def _count(self, record: BatchRecord) -> BatchRecord | None:
+        """Take the outcomes of shards that have been handed in into the record."""
+        found = await asyncio.gather(*(self._store.outcome(record, shard) for shard in record.outstanding()))
+        outcomes = [outcome for outcome in found if outcome is not None]
+        if not outcomes:
+            return record
+
+        def count(current: BatchRecord) -> BatchRecord:
+            for outcome in outcomes:
+                current = transitions.settled(current, outcome)
+            return current
+
+        counted = await self._store.change(record, count)
+        if counted is not None:
+            await self._store.tick(counted)
+        return counted
+
+    async def _dispatch(self, record: BatchRecord) -> Verdict:
+        """Fill the window. The record says first what is queued, so that no shard runs that it does not know of;
+        what a crash kept from the queue is queued again by the next step: queueing twice is refused by the server."""
+        outstanding = list(record.outstanding())
+        up_to = min(record.shards, record.dispatched + self._settings.shard_window - len(outstanding))
+        if up_to > record.dispatched:
+            try:
+                changed = await self._store.change(record, lambda current: transitions.dispatched(current, up_to))
+            except IllegalTransition:
+                return Again()
+            if changed is None:
+                return Done()
+            outstanding = list(changed.outstanding())
+        for shard in outstanding:
+            await self._store.queue_shard(record, shard)
+        return Done()
+
+    async def _finish(self, record: BatchRecord) -> Verdict:
+        counted = await self._count(record)
+        if counted is None:
+            return Done()
+        missing = list(counted.outstanding())
+        if missing:
+            began = counted.cancelling_at or counted.finalizing_at or 0
+            if self._clock.now() < began + self._settings.settle_patience:
+                return Later(_SETTLE_POLL)
+            for shard in missing:
+                await self._results.settle_abandoned(counted, shard)
+            return Again()
+        files = await self._results.publish(counted)
+        verdict = await self._change(
+            counted, lambda current: transitions.finished(current, self._now(), files.output_id, files.error_id)
+        )
+        _log.info("batch.ended", batch=record.raw_id, status=counted.ending, **counted.counts.model_dump())
+        return verdict
+
+    async def _sweep(self, record: BatchRecord) -> Verdict:
+        if record.swept:
+            return Done()
+        await self._store.remove_objects(record)
+        await self._store.forget_shards(record)
+        await self._store.change(record, transitions.swept)
+        return Done()
+
+    async def _change(self, record: BatchRecord, transition: Transition) -> Verdict:
+        try:
+            changed = await self._store.change(record, transition)
+        except IllegalTransition:
+            # Someone else was faster (another replica, a cancel): go on from what they made of it.
+            return Again()
+        return Again() if changed is not None else Done()
+
+    def _now(self) -> int:
+        return int(self._clock.now())
+
+
+def _uuid() -> str:
+    return new_raw_id("file").removeprefix("file-")
+
+
+def _input_gone(record: BatchRecord) -> BatchProblem:
+    return BatchProblem(
+        code="file_not_found",
+        message=f"The input file '{record.input_file_id}' was deleted before the batch could read it.",
+        param="input_file_id",
+    )

@@ -1,0 +1,64 @@
+"""Counting the results of one shard, each line once."""
+
+from typing import ClassVar
+
+from batchyard.batch_runner.lines import Tokens
+from batchyard.batch_runner.segments import Kind, Result
+from batchyard.common.contracts.batches import Usage
+from pydantic import BaseModel, ConfigDict
+
+
+class ShardProgress(BaseModel):
+    """How far a running shard is, counting only what would survive its runner."""
+
+    model_config = ConfigDict(frozen=True)
+
+    completed: int = 0
+    failed: int = 0
+    usage: Usage = Usage()
+
+
+class Tally:
+    """Counts and tokens by deployment. Of two results for a line the first one counts."""
+
+    NO_TOKENS: ClassVar = Tokens()
+
+    def __init__(self) -> None:
+        self._lines: set[int] = set()
+        self._counts = dict.fromkeys(Kind, 0)
+        self._tokens: dict[str, list[int]] = {}
+
+    def __contains__(self, line: int) -> bool:
+        return line in self._lines
+
+    def add(self, result: Result) -> None:
+        if result.line in self._lines:
+            return
+        self._lines.add(result.line)
+        self._counts[result.kind] += 1
+        tokens = result.tokens
+        if result.deployment is not None and tokens != self.NO_TOKENS:
+            sums = self._tokens.setdefault(result.deployment, [0, 0, 0, 0])
+            sums[0] += tokens.prompt
+            sums[1] += tokens.cached
+            sums[2] += tokens.output
+            sums[3] += tokens.reasoning
+
+    @property
+    def completed(self) -> int:
+        return self._counts[Kind.COMPLETED]
+
+    @property
+    def failed(self) -> int:
+        return self._counts[Kind.FAILED]
+
+    @property
+    def not_run(self) -> int:
+        return self._counts[Kind.NOT_RUN]
+
+    def progress(self) -> ShardProgress:
+        usage = sum(self.usage_by_deployment().values(), Usage())
+        return ShardProgress(completed=self.completed, failed=self.failed, usage=usage)
+
+    def usage_by_deployment(self) -> dict[str, Usage]:
+        return {deployment: Usage.of(*sums) for deployment, sums in self._tokens.items()}

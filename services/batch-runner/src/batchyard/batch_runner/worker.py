@@ -1,0 +1,128 @@
+"""The runner's hands: takes shards from the queues of its pools, runs them, hands them in."""
+
+import asyncio
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+from batchyard.batch_runner.attempt import Attempts
+from batchyard.batch_runner.batch import BatchRecord
+from batchyard.batch_runner.batch_store import BatchStore
+from batchyard.batch_runner.fleet import Fleet
+from batchyard.batch_runner.queue import Done, Later
+from batchyard.batch_runner.results import shard_input, stop_reason
+from batchyard.batch_runner.run import ShardRun, Stop
+from batchyard.batch_runner.settings import RunnerSettings
+from batchyard.batch_runner.tally import ShardProgress
+from batchyard.batch_runner.tasks import decode_shard
+from batchyard.common.clock import Clock
+from batchyard.common.contracts.batches import BatchStatus
+from batchyard.common.logs import get_logger
+
+_log = get_logger(__name__)
+
+
+class Worker:
+    """Runs the shards of this process' pools."""
+
+    def __init__(
+        self, store: BatchStore, fleet: Fleet, attempts: Attempts, settings: RunnerSettings, clock: Clock
+    ) -> None:
+        self._store = store
+        self._fleet = fleet
+        self._attempts = attempts
+        self._settings = settings
+        self._clock = clock
+        self._running: dict[str, set[ShardRun]] = {}
+        self._shutting_down = False
+
+    @property
+    def pools(self) -> Collection[str]:
+        """The pools whose shards this process takes."""
+        return self._fleet.pools.keys()
+
+    async def handle(self, data: bytes) -> Done | Later:
+        """Run one shard from the queue."""
+        task = decode_shard(data)
+        record = await self._store.get(task.tenant, task.batch)
+        if record is None or record.status.is_terminal:
+            return Done()
+        if record.is_settled(task.shard) or await self._store.outcome(record, task.shard) is not None:
+            # Its step may have been lost with the runner that handed it in.
+            await self._store.queue_step(record.tenant, record.raw_id)
+            return Done()
+        return await self._run(record, task.shard)
+
+    async def look_again(self, tenant: str, raw_id: str) -> None:
+        """The batch's status may say that its shards are to be left."""
+        if raw_id not in self._running:
+            return
+        record = await self._store.get(tenant, raw_id)
+        if record is not None and record.status is not BatchStatus.IN_PROGRESS:
+            for run in self._running.get(raw_id, ()):
+                run.stop(stop_reason(record))
+
+    def shut_down(self) -> None:
+        """Leave every shard to other runners, with what it has got so far."""
+        self._shutting_down = True
+        for runs in self._running.values():
+            for run in runs:
+                run.stop(Stop.SHUTDOWN)
+
+    async def _run(self, record: BatchRecord, shard: int) -> Done | Later:
+        table = await self._store.table(record)
+        pool = self._fleet.pools[record.pool or ""]
+
+        async def report(progress: ShardProgress) -> None:
+            await self._store.report_progress(record, shard, progress)
+
+        run = ShardRun(
+            shard_input(record, table.shards[shard], shard),
+            self._store.objects,
+            self._settings,
+            self._clock,
+            report,
+        )
+        with self._registered(record.raw_id, run), self._deadline(record, run):
+            # A cancel that came before the registration was not heard: the record knows.
+            await self.look_again(record.tenant, record.raw_id)
+            await run.recover()
+            await run.execute(self._attempts, pool)
+            if run.stopped is Stop.SHUTDOWN:
+                await run.checkpoint()
+                _log.info("shard.handed_back", batch=record.raw_id, shard=shard)
+                return Later(0)
+            outcome = await run.settle()
+        first = await self._store.hand_in(record, outcome)
+        await self._store.queue_step(record.tenant, record.raw_id)
+        _log.info(
+            "shard.settled" if first else "shard.settled_by_another",
+            batch=record.raw_id,
+            shard=shard,
+            completed=outcome.completed,
+            failed=outcome.failed,
+            not_run=outcome.not_run,
+        )
+        return Done()
+
+    @contextmanager
+    def _registered(self, raw_id: str, run: ShardRun) -> Iterator[None]:
+        runs = self._running.setdefault(raw_id, set())
+        runs.add(run)
+        if self._shutting_down:
+            run.stop(Stop.SHUTDOWN)
+        try:
+            yield
+        finally:
+            runs.discard(run)
+            if not runs:
+                self._running.pop(raw_id, None)
+
+    @contextmanager
+    def _deadline(self, record: BatchRecord, run: ShardRun) -> Iterator[None]:
+        """Stop by itself at the batch's deadline, whether or not anybody says so."""
+        left = max(0.0, record.expires_at - self._clock.now())
+        timer = asyncio.get_running_loop().call_later(left, run.stop, Stop.EXPIRED)
+        try:
+            yield
+        finally:
+            timer.cancel()
