@@ -1,0 +1,33 @@
+"""Where JSONL lives: one small port, a folder or an S3 server behind it."""
+
+from batchyard.common.objects.errors import (
+    InvalidObjectKey,
+    ObjectNotFound,
+    ObjectStoreError,
+    ObjectStoreUnavailable,
+    ObjectTooLarge,
+)
+from batchyard.common.objects.factory import open_object_store
+from batchyard.common.objects.keys import check_key, check_prefix
+from batchyard.common.objects.local import LocalObjectStore
+from batchyard.common.objects.minio import MinioObjectStore
+from batchyard.common.objects.minio_client import MinioConfig
+from batchyard.common.objects.port import ObjectInfo, ObjectStore
+from batchyard.common.objects.streams import read
+
+__all__ = [
+    "InvalidObjectKey",
+    "LocalObjectStore",
+    "MinioConfig",
+    "MinioObjectStore",
+    "ObjectInfo",
+    "ObjectNotFound",
+    "ObjectStore",
+    "ObjectStoreError",
+    "ObjectStoreUnavailable",
+    "ObjectTooLarge",
+    "check_key",
+    "check_prefix",
+    "open_object_store",
+    "read",
+]

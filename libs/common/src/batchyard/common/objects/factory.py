@@ -1,0 +1,68 @@
+"""From a URL in the configuration to a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from batchyard.common.objects.local import LocalObjectStore
+from batchyard.common.objects.minio import MinioObjectStore
+from batchyard.common.objects.minio_client import MinioConfig
+from pydantic import SecretStr
+
+if TYPE_CHECKING:
+    from batchyard.common.objects.port import ObjectStore
+
+_OPTIONS = frozenset({"endpoint", "region", "ca_file", "create_bucket"})
+
+
+def open_object_store(
+    url: str, *, access_key: str | None = None, secret_key: SecretStr | str | None = None
+) -> ObjectStore:
+    """Build the store that a URL names, without touching it: `check` makes it ready, `close` frees it.
+
+    - `file:///var/lib/batchyard/objects`: a folder of this machine.
+    - `s3://bucket?endpoint=http://127.0.0.1:9000`: a bucket. Options: `region` (default us-east-1), `ca_file`
+      (path of a PEM file), `create_bucket` (`true` or `false`, the default).
+
+    Args:
+        url: Which store. It must not hold credentials.
+        access_key: Needed for `s3`.
+        secret_key: Needed for `s3`.
+
+    Raises:
+        ValueError: the URL cannot be understood, or credentials are missing. The message does not hold the URL.
+    """
+    parts = urlsplit(url)
+    if "@" in parts.netloc:
+        raise ValueError("credentials do not belong in the URL of an object store")
+    match parts.scheme:
+        case "file" if parts.netloc in {"", "localhost"} and parts.path and not parts.query:
+            return LocalObjectStore(Path(unquote(parts.path)))
+        case "s3" if parts.netloc and parts.path in {"", "/"}:
+            if not access_key or not secret_key:
+                raise ValueError("an s3 object store needs an access key and a secret key")
+            secret = secret_key if isinstance(secret_key, SecretStr) else SecretStr(secret_key)
+            return MinioObjectStore(_config(parts.netloc, parts.query, access_key, secret))
+    raise ValueError("the URL of an object store is file:///path or s3://bucket?endpoint=http(s)://host[:port]")
+
+
+def _config(bucket: str, query: str, access_key: str, secret_key: SecretStr) -> MinioConfig:
+    options = {name: values[-1] for name, values in parse_qs(query, strict_parsing=bool(query)).items()}
+    if unknown := options.keys() - _OPTIONS:
+        raise ValueError(f"unknown options of an s3 object store: {', '.join(sorted(unknown))}")
+    if "endpoint" not in options:
+        raise ValueError("an s3 object store needs the option endpoint")
+    create = options.get("create_bucket", "false")
+    if create not in {"true", "false"}:
+        raise ValueError("create_bucket is true or false")
+    return MinioConfig(
+        endpoint=options["endpoint"],
+        bucket=bucket,
+        access_key=access_key,
+        secret_key=secret_key,
+        region=options.get("region", "us-east-1"),
+        ca_file=Path(options["ca_file"]) if "ca_file" in options else None,
+        create_bucket=create == "true",
+    )
