@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,8 +21,8 @@ def nats_server_binary() -> str:
 
 
 @contextmanager
-def running_nats(directory: Path, *, port: int = -1) -> Iterator[str]:
-    """Start a server whose data lives in `directory`; yields its URL."""
+def running_nats(directory: Path, *, port: int = -1, options: Sequence[str] = ()) -> Iterator[str]:
+    """Start a server whose data lives in `directory`, with further command line `options`; yields its URL."""
     directory.mkdir(parents=True, exist_ok=True)
     for stale in directory.glob("*.ports"):
         stale.unlink()
@@ -31,7 +31,7 @@ def running_nats(directory: Path, *, port: int = -1) -> Iterator[str]:
         [
             nats_server_binary(),
             *("-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(directory / "jetstream")),
-            *("--ports_file_dir", str(directory)),
+            *("--ports_file_dir", str(directory), *options),
         ],
         stdout=log,
         stderr=log,

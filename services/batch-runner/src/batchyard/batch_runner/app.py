@@ -103,10 +103,9 @@ async def _work(
     async with asyncio.TaskGroup() as tasks:
         for loop in loops:
             tasks.create_task(loop.run(stop))
-        reconciling = tasks.create_task(reconciler.run())
+        tasks.create_task(reconciler.run(stop))
         await stop.wait()
         worker.shut_down()
-        reconciling.cancel()
 
 
 @asynccontextmanager

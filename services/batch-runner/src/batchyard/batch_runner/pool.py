@@ -9,6 +9,7 @@ from batchyard.batch_runner.upstream import Upstream
 from batchyard.common.clock import Clock
 from batchyard.common.config import Deployment
 from batchyard.common.logs import get_logger
+from batchyard.common.tasks import end
 
 _FIRST_PROBE = 0.1
 _log = get_logger(__name__)
@@ -134,9 +135,7 @@ class Pool:
         watch.add_done_callback(self._watches.discard)
 
     async def close(self) -> None:
-        for watch in self._watches:
-            watch.cancel()
-        await asyncio.gather(*self._watches, return_exceptions=True)
+        await end(tuple(self._watches))
 
     async def _watch(self, member: Member) -> None:
         delay = _FIRST_PROBE

@@ -13,6 +13,7 @@ from batchyard.common.errors import ServiceUnavailable
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.topology import Consumer, declare_consumer
 from batchyard.common.objects import ObjectStoreUnavailable
+from batchyard.common.tasks import end
 from nats.aio.msg import Msg
 from nats.errors import Error
 from nats.errors import TimeoutError as NatsTimeoutError
@@ -63,18 +64,24 @@ class WorkLoop:
         subscription = await self._js.pull_subscribe_bind(self._consumer.name, stream=self._consumer.stream)
         async with asyncio.TaskGroup() as jobs:
             while await self._slot(stop):
-                try:
-                    message = await _unless(stop, subscription.fetch(1, timeout=_FETCH_SECONDS))
-                except NatsTimeoutError:
-                    message = None
-                except (Error, OSError) as error:
-                    _log.warning("queue.fetch_failed", consumer=self._consumer.name, error=repr(error))
-                    await _unless(stop, asyncio.sleep(_TROUBLE_SECONDS))
-                    message = None
-                if message:
-                    jobs.create_task(self._job(message[0]))
+                message = await self._fetch(subscription, stop)
+                if message is not None:
+                    jobs.create_task(self._job(message))
                 else:
                     self._slots.release()
+            # A pull subscription that is still there would keep the connection's drain waiting.
+            await subscription.unsubscribe()
+
+    async def _fetch(self, subscription: JetStreamContext.PullSubscription, stop: asyncio.Event) -> Msg | None:
+        try:
+            messages = await _unless(stop, subscription.fetch(1, timeout=_FETCH_SECONDS))
+        except NatsTimeoutError:
+            return None
+        except (Error, OSError) as error:
+            _log.warning("queue.fetch_failed", consumer=self._consumer.name, error=repr(error))
+            await _unless(stop, asyncio.sleep(_TROUBLE_SECONDS))
+            return None
+        return messages[0] if messages else None
 
     async def _slot(self, stop: asyncio.Event) -> bool:
         await _unless(stop, self._slots.acquire())
@@ -116,12 +123,10 @@ class WorkLoop:
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
-    """What `work` comes to, or None when `stop` is set first; `work` is then cancelled."""
+    """What `work` comes to, or None when `stop` is set first and `work` could be cancelled."""
     task, waiter = asyncio.create_task(work), asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
     finally:
-        waiter.cancel()
-        task.cancel()
-        await asyncio.gather(task, waiter, return_exceptions=True)
+        await end((task, waiter))
+    return None if task.cancelled() else task.result()

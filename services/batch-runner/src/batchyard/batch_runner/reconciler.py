@@ -14,6 +14,7 @@ from batchyard.common.contracts.batches import BatchStatus
 from batchyard.common.errors import ServiceUnavailable
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.records import Entry
+from batchyard.common.tasks import end
 
 _RESYNC_SECONDS = 300.0
 _log = get_logger(__name__)
@@ -46,11 +47,17 @@ class Reconciler:
         self._clock = clock
         self._watched: dict[str, Watched] = {}
 
-    async def run(self) -> None:
-        """Watch and reconcile until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._watch())
-            tasks.create_task(self._reconcile_regularly())
+    async def run(self, stop: asyncio.Event) -> None:
+        """Watch and reconcile until `stop` is set."""
+        loops = [asyncio.create_task(self._watch()), asyncio.create_task(self._reconcile_regularly())]
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({*loops, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            for loop in loops:
+                if loop.done():
+                    loop.result()  # it ends by an error alone
+        finally:
+            await end((*loops, stopped))
 
     async def reconcile(self) -> None:
         """Queue a step for every batch that is due and has none."""

@@ -26,6 +26,7 @@ from batchyard.batch_runner.shard import ShardRange
 from batchyard.batch_runner.tally import ShardProgress, Tally
 from batchyard.common.clock import Clock
 from batchyard.common.objects import ObjectStore
+from batchyard.common.tasks import end
 
 
 class Stop(Enum):
@@ -108,9 +109,7 @@ class ShardRun:
         try:
             await self._supervise(workers, flusher)
         finally:
-            for task in (*workers, flusher):
-                task.cancel()
-            await asyncio.gather(*workers, flusher, return_exceptions=True)
+            await end((*workers, flusher))
 
     async def recover(self) -> None:
         """Take over the results that earlier runs of the shard made durable."""
@@ -163,20 +162,18 @@ class ShardRun:
 
     async def _supervise(self, workers: list[asyncio.Task[None]], flusher: asyncio.Task[None]) -> None:
         """Wait until the workers are done, or until they have been stopped and their grace is over."""
-        done = asyncio.gather(*workers)
-        try:
-            until: set[asyncio.Future[Any]] = {done, flusher, self._stopped}
-            await asyncio.wait(until, return_when=asyncio.FIRST_COMPLETED)
-            if flusher.done():
-                flusher.result()  # it ends by an error alone
-            if not done.done() and (why := self.stopped):
-                grace = self._settings.shutdown_grace if why is Stop.SHUTDOWN else self._settings.cancel_grace
-                await asyncio.wait({done}, timeout=grace)
-            if done.done():
-                await done
-        finally:
-            done.cancel()
-            await asyncio.gather(done, return_exceptions=True)
+        all_done = asyncio.gather(*workers)
+        until: set[asyncio.Future[Any]] = {all_done, flusher, self._stopped}
+        await asyncio.wait(until, return_when=asyncio.FIRST_COMPLETED)
+        if flusher.done():
+            flusher.result()  # it ends by an error alone
+        if not all_done.done() and (why := self.stopped):
+            grace = self._settings.shutdown_grace if why is Stop.SHUTDOWN else self._settings.cancel_grace
+            await asyncio.wait({all_done}, timeout=grace)
+        if all_done.done():
+            all_done.result()
+        else:
+            all_done.cancel()
 
     async def _work(self, queue: Iterator[LineJob], attempts: Attempts, pool: Pool) -> None:
         for job in queue:

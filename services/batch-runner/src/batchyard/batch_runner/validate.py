@@ -69,7 +69,8 @@ def check_line(number: int, text: bytes, rules: LineRules) -> CheckedLine:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return refused("invalid_json_line", "This line is not parseable as valid JSON.")
     for name in ("custom_id", "method", "url", "body"):
-        if getattr(line, name) in (msgspec.UNSET, None):
+        value = getattr(line, name)
+        if value in (msgspec.UNSET, None) or (isinstance(value, msgspec.Raw) and bytes(value) == b"null"):
             return refused("missing_required_parameter", f"Missing required parameter: '{name}'.", name)
     return _check_members(line, rules, refused)
 

@@ -1,0 +1,124 @@
+"""One line against a server that may fail in any way."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from batchyard.batch_runner.attempt import LineJob
+from batchyard.batch_runner.lines import read_request
+from batchyard.batch_runner.segments import Kind, Result
+from batchyard.vllm_sim.answers import chat_text
+from batchyard.vllm_sim.settings import SimSettings
+
+from .conftest import MODEL, Bench, chat_line
+
+
+def job(prompt: str, **body: object) -> LineJob:
+    request = read_request(chat_line("a", prompt, **body))
+    return LineJob(line=1, identity="batch_req_1", request=request, path="/v1/chat/completions", model=MODEL)
+
+
+async def run(bench: Bench, prompt: str, **body: object) -> tuple[Result, dict[str, Any]]:
+    result = await asyncio.wait_for(bench.attempts.run(job(prompt, **body), bench.pool), 20)
+    assert bench.pool.members[0].in_flight == 0
+    return result, json.loads(result.text)
+
+
+def sent(bench: Bench) -> int:
+    return len(bench.sim.state.log.records())
+
+
+async def test_an_answer_is_kept_as_the_server_gave_it(open_bench: Any) -> None:
+    bench = await open_bench()
+    result, line = await run(bench, "what is a whale")
+    assert result.kind is Kind.COMPLETED
+    assert result.tokens.prompt > 0
+    assert result.tokens.output > 0
+    content = line["response"]["body"]["choices"][0]["message"]["content"]
+    assert content == chat_text([{"role": "user", "content": "what is a whale"}], MODEL)
+    assert line["response"]["status_code"] == 200
+    assert line["error"] is None
+
+
+async def test_a_client_error_is_the_lines_own_result_at_once(open_bench: Any) -> None:
+    bench = await open_bench()
+    result, line = await run(bench, "x", messages="not a list")
+    assert result.kind is Kind.FAILED
+    assert line["response"]["status_code"] == 400
+    assert line["response"]["body"]["error"]["message"]
+    assert line["error"] is None
+    assert sent(bench) == 1
+
+
+@pytest.mark.parametrize("fault", ["status=500", "status=503", "status=408", "reset", "truncate", "abort", "bad-json"])
+async def test_a_failure_that_passes_is_tried_again(open_bench: Any, fault: str) -> None:
+    bench = await open_bench()
+    result, _ = await run(bench, f"hello [[fault:{fault},times=2]]")
+    assert result.kind is Kind.COMPLETED
+    assert sent(bench) == 3
+
+
+async def test_a_failure_that_stays_is_the_result_after_all_attempts(open_bench: Any) -> None:
+    bench = await open_bench(max_attempts=3)
+    result, line = await run(bench, "hello [[fault:status=500]]")
+    assert result.kind is Kind.FAILED
+    assert line["response"]["status_code"] == 500
+    assert sent(bench) == 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [("reset", "connection_lost"), ("bad-json", "malformed_response"), ("abort", "request_aborted")],
+)
+async def test_a_line_without_an_answer_says_why_and_how_often_it_was_tried(
+    open_bench: Any, fault: str, code: str
+) -> None:
+    bench = await open_bench(max_attempts=2)
+    result, line = await run(bench, f"hello [[fault:{fault}]]")
+    assert result.kind is Kind.FAILED
+    assert line["response"] is None
+    assert line["error"]["code"] == code
+    assert "after 2 attempts" in line["error"]["message"]
+
+
+async def test_a_server_that_hangs_is_left_after_the_timeout(open_bench: Any) -> None:
+    bench = await open_bench(max_attempts=1, request_timeout=0.2)
+    _, line = await run(bench, "hello [[fault:hang]]")
+    assert line["error"]["code"] == "request_timeout"
+
+
+async def test_throttling_is_waited_out_as_the_server_asks(open_bench: Any) -> None:
+    bench = await open_bench()
+    began = asyncio.get_running_loop().time()
+    result, _ = await run(bench, "hello [[fault:status=429,retry-after=1,times=1]]")
+    assert result.kind is Kind.COMPLETED
+    assert asyncio.get_running_loop().time() - began >= 1.0
+
+
+async def test_a_server_that_is_down_burns_no_attempt(open_bench: Any) -> None:
+    bench = await open_bench(max_attempts=1)
+    bench.sim.state.healthy = False
+    waiting = asyncio.create_task(bench.attempts.run(job("hello"), bench.pool))
+    await bench.sim.until(lambda state: len(state.log.records()) >= 1)
+    async with asyncio.timeout(5):
+        while not bench.pool.is_down:
+            await asyncio.sleep(0.001)
+    bench.sim.state.healthy = True
+    assert (await asyncio.wait_for(waiting, 5)).kind is Kind.COMPLETED
+
+
+async def test_an_answer_beyond_the_limit_is_refused(open_bench: Any) -> None:
+    bench = await open_bench(SimSettings(port=0, answer_tokens=2000), max_response_bytes=1024)
+    result, line = await run(bench, "hello", max_tokens=2000)
+    assert result.kind is Kind.FAILED
+    assert line["error"]["code"] == "response_too_large"
+
+
+async def test_a_cancelled_line_gives_its_place_back(open_bench: Any) -> None:
+    bench = await open_bench()
+    task = asyncio.create_task(bench.attempts.run(job("hello [[fault:hang]]"), bench.pool))
+    await bench.sim.until(lambda state: len(state.log.records()) == 1)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert bench.pool.members[0].in_flight == 0

@@ -1,0 +1,208 @@
+"""The life of a batch, as transitions from record to record."""
+
+from contextlib import suppress
+
+import pytest
+from batchyard.batch_runner import batch as transitions
+from batchyard.batch_runner.batch import BatchRecord, IllegalTransition, ShardOutcome, to_batch, to_event
+from batchyard.common.contracts.batches import BatchProblem, BatchStatus, RequestCounts, Usage
+from batchyard.common.errors import Conflict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+RAW_ID = "batch_" + "0" * 32
+USAGE = Usage.of(10, 2, 5, 1)
+
+
+def new_record(**changes: object) -> BatchRecord:
+    record = BatchRecord(
+        raw_id=RAW_ID,
+        tenant="t",
+        endpoint="/v1/chat/completions",
+        input_file_id="file-x",
+        input_key="files/t/x",
+        created_at=1000,
+        expires_at=87400,
+    )
+    return record.model_copy(update=changes)
+
+
+def in_progress(shards: int = 3, dispatched: int = 3) -> BatchRecord:
+    record = transitions.planned(
+        new_record(), 1001, pool="m", model="m", input_key="batches/i", plan_key="p", lines=shards * 10, shards=shards
+    )
+    return transitions.dispatched(record, dispatched)
+
+
+def outcome(shard: int) -> ShardOutcome:
+    return ShardOutcome(shard=shard, completed=9, failed=1, usage_by_deployment={"d": USAGE}, output_key=f"o{shard}")
+
+
+def test_a_sound_input_puts_the_batch_in_progress() -> None:
+    record = in_progress()
+    assert (record.status, record.in_progress_at, record.lines) == (BatchStatus.IN_PROGRESS, 1001, 30)
+
+
+def test_a_bad_input_fails_the_batch_with_its_problems() -> None:
+    problem = BatchProblem(code="invalid_json_line", message="no", line=7)
+    batch = to_batch(transitions.rejected(new_record(), 1002, (problem,)))
+    assert (batch.status, batch.failed_at) == (BatchStatus.FAILED, 1002)
+    assert batch.errors is not None
+    assert batch.errors.data == [problem]
+    assert batch.request_counts == RequestCounts()
+
+
+def test_a_shard_counts_once_however_often_it_is_handed_in() -> None:
+    once = transitions.settled(in_progress(), outcome(1))
+    assert transitions.settled(once, outcome(1)) == once
+    assert (once.completed, once.failed, once.usage) == (9, 1, USAGE)
+
+
+def test_outstanding_shards_are_those_queued_and_not_settled() -> None:
+    record = in_progress(shards=6, dispatched=5)
+    for shard in (0, 2, 3):
+        record = transitions.settled(record, outcome(shard))
+    assert list(record.outstanding()) == [1, 4]
+    assert record.settled_count == 3
+
+
+@given(st.sets(st.integers(0, 40)))
+def test_settled_ranges_hold_exactly_the_settled_shards(shards: set[int]) -> None:
+    record = in_progress(shards=41, dispatched=41)
+    for shard in shards:
+        record = transitions.settled(record, outcome(shard))
+    assert {shard for shard in range(41) if record.is_settled(shard)} == shards
+    assert record.settled_count == len(shards)
+    assert set(record.outstanding()) == set(range(41)) - shards
+
+
+def test_dispatch_never_goes_back_nor_beyond_the_last_shard() -> None:
+    record = in_progress(shards=3, dispatched=2)
+    assert transitions.dispatched(record, 1).dispatched == 2
+    assert transitions.dispatched(record, 9).dispatched == 3
+
+
+@pytest.mark.parametrize("ending", [BatchStatus.COMPLETED, BatchStatus.EXPIRED])
+def test_finalizing_ends_as_it_was_begun(ending: transitions.Ending) -> None:
+    record = transitions.finalizing(in_progress(), 1003, ending, "a" * 32, "b" * 32)
+    assert record.status is BatchStatus.FINALIZING
+    ended = transitions.finished(record, 1004, "file-o", None)
+    assert ended.status is ending
+    assert getattr(ended, f"{ending}_at") == 1004
+    assert (ended.output_file_id, ended.error_file_id) == ("file-o", None)
+
+
+@pytest.mark.parametrize("record", [new_record(), in_progress()], ids=["validating", "in_progress"])
+def test_cancel_is_taken_while_the_batch_has_work_left(record: BatchRecord) -> None:
+    cancelling = transitions.cancel_requested(record, 1003, "a" * 32, "b" * 32)
+    assert (cancelling.status, cancelling.cancelling_at) == (BatchStatus.CANCELLING, 1003)
+    assert transitions.cancel_requested(cancelling, 1009, "c" * 32, "d" * 32) == cancelling
+    assert transitions.finished(cancelling, 1005, None, None).cancelled_at == 1005
+
+
+def test_cancel_of_an_ended_batch_is_a_conflict() -> None:
+    record = transitions.finalizing(in_progress(), 1003, BatchStatus.COMPLETED, "a" * 32, "b" * 32)
+    ended = transitions.finished(record, 1004, None, None)
+    with pytest.raises(Conflict, match="Cannot cancel a batch with status 'completed'."):
+        transitions.cancel_requested(ended, 1005, "a" * 32, "b" * 32)
+
+
+def test_each_status_is_announced_once() -> None:
+    record = in_progress()
+    assert record.outbox == (BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS)
+    record = transitions.announced(record, BatchStatus.VALIDATING)
+    assert transitions.announced(record, BatchStatus.VALIDATING).outbox == (BatchStatus.IN_PROGRESS,)
+
+
+def test_an_event_says_when_its_status_was_reached() -> None:
+    event = to_event(in_progress(), BatchStatus.IN_PROGRESS)
+    assert (event.id, event.occurred_at, event.tenant) == (f"{RAW_ID}.in_progress", 1001, "t")
+
+
+def test_a_batch_shows_what_its_running_shards_have_done() -> None:
+    batch = to_batch(transitions.settled(in_progress(), outcome(0)), RequestCounts(completed=4, failed=1), USAGE)
+    assert batch.request_counts == RequestCounts(total=30, completed=13, failed=2)
+    assert batch.usage == USAGE + USAGE
+
+
+class Life(RuleBasedStateMachine):
+    """Steps, cancels, deadlines and late outcomes in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.record = new_record()
+        self.counted: set[int] = set()
+        self.history: list[BatchStatus] = [self.record.status]
+        self.now = 1000
+
+    def apply(self, record: BatchRecord) -> None:
+        if record.status is not self.record.status:
+            self.history.append(record.status)
+        self.record = record
+
+    def attempt(self, transition: object, *args: object, **kwargs: object) -> None:
+        self.now += 1
+        with suppress(IllegalTransition, Conflict):
+            self.apply(transition(self.record, *args, **kwargs))  # type: ignore[operator]
+
+    @rule(shards=st.integers(1, 5))
+    def plan(self, shards: int) -> None:
+        self.attempt(
+            transitions.planned, self.now, pool="m", model="m", input_key="i", plan_key="p", lines=10, shards=shards
+        )
+
+    @rule()
+    def reject(self) -> None:
+        self.attempt(transitions.rejected, self.now, (BatchProblem(code="x", message="x"),))
+
+    @rule(up_to=st.integers(0, 6))
+    def dispatch(self, up_to: int) -> None:
+        self.attempt(transitions.dispatched, up_to)
+
+    @precondition(lambda self: self.record.dispatched > 0)
+    @rule(data=st.data())
+    def settle(self, data: st.DataObject) -> None:
+        shard = data.draw(st.integers(0, self.record.dispatched - 1))
+        if not self.record.status.is_terminal:
+            self.counted.add(shard)
+        self.attempt(transitions.settled, outcome(shard))
+
+    @rule(ending=st.sampled_from([BatchStatus.COMPLETED, BatchStatus.EXPIRED]))
+    def finalize(self, ending: transitions.Ending) -> None:
+        if ending is BatchStatus.COMPLETED and self.record.settled_count < self.record.shards:
+            return
+        self.attempt(transitions.finalizing, self.now, ending, "a" * 32, "b" * 32)
+
+    @rule()
+    def cancel(self) -> None:
+        self.attempt(transitions.cancel_requested, self.now, "c" * 32, "d" * 32)
+
+    @rule()
+    def finish(self) -> None:
+        self.attempt(transitions.finished, self.now, None, None)
+
+    @invariant()
+    def counts_are_those_of_the_shards_settled(self) -> None:
+        assert self.record.completed == 9 * len(self.counted)
+        assert self.record.usage_by_deployment.get("d", Usage()).total_tokens == 15 * len(self.counted)
+
+    @invariant()
+    def nothing_leaves_a_terminal_status(self) -> None:
+        assert not any(status.is_terminal for status in self.history[:-1])
+
+    @invariant()
+    def every_status_is_reached_at_most_once_and_announced(self) -> None:
+        assert len(set(self.history)) == len(self.history)
+        assert set(self.record.outbox) == set(self.history)
+
+    @invariant()
+    def a_cancelled_batch_was_cancelling_and_an_expired_one_finalizing(self) -> None:
+        if BatchStatus.CANCELLED in self.history:
+            assert BatchStatus.CANCELLING in self.history
+        if {BatchStatus.EXPIRED, BatchStatus.COMPLETED} & set(self.history):
+            assert BatchStatus.FINALIZING in self.history
+
+
+TestLife = Life.TestCase
+TestLife.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)

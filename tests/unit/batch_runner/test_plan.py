@@ -1,0 +1,166 @@
+"""Planning: every request in exactly one shard, and every problem with its line."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from batchyard.batch_runner.lines import read_request
+from batchyard.batch_runner.plan import Plan, Planner, Rejection, raw_lines
+from batchyard.batch_runner.run import numbered_requests
+from batchyard.batch_runner.settings import RunnerSettings
+from batchyard.batch_runner.validate import MAX_PROBLEMS, LineRules
+from batchyard.common.config import ANY_MODEL
+from batchyard.common.objects import LocalObjectStore
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+POOLS = {"m": "m", "served/m": "m", "other": "other"}
+
+
+async def pool_of(model: str) -> str | None:
+    return POOLS.get(model)
+
+
+async def any_pool(model: str) -> str | None:
+    return ANY_MODEL
+
+
+def request(custom_id: str, model: str | None = "m", **body: object) -> str:
+    members = body if model is None else {"model": model, **body}
+    return json.dumps({"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions", "body": members})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalObjectStore:
+    return LocalObjectStore(tmp_path)
+
+
+async def plan(
+    store: LocalObjectStore, content: bytes | str, *, model: str | None = "m", pools: object = pool_of, **limits: int
+) -> Plan | Rejection:
+    await store.put("in", content.encode() if isinstance(content, str) else content)
+    runner = RunnerSettings(**{"shard_lines": 3, **limits})  # type: ignore[arg-type]
+    rules = LineRules(endpoint="/v1/chat/completions", max_line_bytes=runner.max_line_bytes)
+    return await Planner(runner, rules, model, pools).plan(store, "in")  # type: ignore[arg-type]
+
+
+async def problems(store: LocalObjectStore, content: bytes | str, **options: object) -> list[tuple[str, int | None]]:
+    verdict = await plan(store, content, **options)  # type: ignore[arg-type]
+    assert isinstance(verdict, Rejection)
+    return [(problem.code, problem.line) for problem in verdict.problems]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    blanks=st.lists(st.sampled_from(["", "\n", "  \n", "\r\n", "\t\n\n"]), min_size=1, max_size=20),
+    end=st.sampled_from(["\n", "\r\n", ""]),
+    bom=st.booleans(),
+    shard_lines=st.integers(1, 7),
+    shard_bytes=st.sampled_from([1024, 100_000]),
+)
+async def test_every_request_lies_in_exactly_one_shard_with_its_line_number(
+    store: LocalObjectStore, blanks: list[str], end: str, bom: bool, shard_lines: int, shard_bytes: int
+) -> None:
+    newline = end or "\n"
+    content = "".join(f"{blank}{request(f'r{index}')}{newline}" for index, blank in enumerate(blanks))
+    content = content.removesuffix("\n") if not end else content
+    verdict = await plan(store, ("\ufeff" if bom else "") + content, shard_lines=shard_lines, shard_bytes=shard_bytes)
+    assert isinstance(verdict, Plan)
+    assert verdict.lines == len(blanks)
+    found = [
+        (number, json.loads(bytes(read_request(text).custom_id)))
+        for shard in verdict.table.shards
+        async for number, text in numbered_requests(store, "in", shard)
+    ]
+    expected = [(n, json.loads(text)["custom_id"]) for n, text in enumerate(content.split("\n"), 1) if text.strip()]
+    assert found == expected
+    assert all(shard.requests <= shard_lines for shard in verdict.table.shards)
+    assert sum(shard.requests for shard in verdict.table.shards) == len(blanks)
+
+
+@settings(deadline=None)
+@given(content=st.binary(max_size=400), cuts=st.lists(st.integers(1, 50), max_size=30), limit=st.integers(1, 60))
+async def test_raw_lines_are_the_lines_whatever_the_chunks(content: bytes, cuts: list[int], limit: int) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        rest = content
+        for cut in cuts:
+            yield rest[:cut]
+            rest = rest[cut:]
+        yield rest
+
+    lines = [line async for line in raw_lines(chunks(), limit)]
+    expected = content.split(b"\n")
+    if expected[-1] == b"":
+        expected.pop()
+    assert [line.text[:limit] for line in lines] == [text[:limit] for text in expected]
+    assert all((len(line.text) > limit) == (line.size > limit) for line in lines)
+    assert [line.size for line in lines] == [len(text) for text in expected]
+    assert [content[line.offset : line.offset + line.size] for line in lines] == expected
+    assert all(len(line.text) <= limit + 1 for line in lines)
+
+
+@pytest.mark.parametrize("content", ["", "\n \r\n\n", "\ufeff", "\ufeff\n"])
+async def test_a_file_without_requests_is_empty(store: LocalObjectStore, content: str) -> None:
+    assert await problems(store, content) == [("empty_file", None)]
+
+
+async def test_all_bad_lines_are_reported_with_their_numbers(store: LocalObjectStore) -> None:
+    lines = [request("a"), "{", "", request("a"), request("b", stream=True), "[]"]
+    assert await problems(store, "\n".join(lines)) == [
+        ("invalid_json_line", 2),
+        ("duplicate_custom_id", 4),
+        ("streaming_unsupported", 5),
+        ("invalid_json_line", 6),
+    ]
+
+
+async def test_no_more_problems_than_the_limit_are_reported(store: LocalObjectStore) -> None:
+    assert len(await problems(store, "{\n" * 500)) == MAX_PROBLEMS
+
+
+async def test_a_line_beyond_the_limit_is_refused_and_not_kept(store: LocalObjectStore) -> None:
+    content = f"{request('a')}\n{'x' * 5000}\n{request('b')}\n"
+    assert await problems(store, content, max_line_bytes=1024) == [("line_too_large", 2)]
+
+
+async def test_too_many_requests_name_limit_and_count(store: LocalObjectStore) -> None:
+    verdict = await plan(store, "\n".join(request(f"r{index}") for index in range(12)), max_requests=10)
+    assert isinstance(verdict, Rejection)
+    assert verdict.problems[0].code == "too_many_tasks"
+    assert "12" in verdict.problems[0].message
+    assert "10" in verdict.problems[0].message
+
+
+async def test_the_lines_name_the_model_where_nothing_else_does(store: LocalObjectStore) -> None:
+    verdict = await plan(store, f"{request('a')}\n{request('b')}", model=None)
+    assert isinstance(verdict, Plan)
+    assert (verdict.model, verdict.pool) == ("m", "m")
+
+
+async def test_lines_may_leave_the_model_to_the_batch(store: LocalObjectStore) -> None:
+    assert isinstance(await plan(store, request("a", None)), Plan)
+
+
+async def test_a_line_without_a_model_where_nothing_names_one(store: LocalObjectStore) -> None:
+    content = f"{request('a', None)}\n{request('b')}"
+    assert await problems(store, content, model=None) == [("invalid_request", 1)]
+
+
+async def test_a_line_may_use_the_name_the_server_knows(store: LocalObjectStore) -> None:
+    assert isinstance(await plan(store, f"{request('a')}\n{request('b', 'served/m')}"), Plan)
+
+
+async def test_a_line_for_another_model_is_mismatched(store: LocalObjectStore) -> None:
+    assert await problems(store, f"{request('a')}\n{request('b', 'other')}") == [("mismatched_model", 2)]
+
+
+async def test_a_model_nobody_serves_is_named_with_its_lines(store: LocalObjectStore) -> None:
+    content = f"{request('a', 'ghost')}\n{request('b', 'ghost')}"
+    for model in ("ghost", None):
+        assert await problems(store, content, model=model) == [("model_not_found", 1), ("model_not_found", 2)]
+
+
+async def test_a_server_that_takes_any_model_still_gets_one_per_batch(store: LocalObjectStore) -> None:
+    content = f"{request('a', 'x')}\n{request('b', 'hosted_vllm/x')}\n{request('c', 'y')}"
+    assert await problems(store, content, model=None, pools=any_pool) == [("mismatched_model", 3)]

@@ -1,0 +1,136 @@
+"""Places on deployments: least loaded first, waiters in order, the dead left alone."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from batchyard.batch_runner.pool import Pool
+from batchyard.batch_runner.upstream import Answer
+from batchyard.common.clock import SystemClock
+from batchyard.common.config import Deployment
+
+
+class Servers:
+    """Health of servers that exist only by name."""
+
+    def __init__(self) -> None:
+        self.alive = True
+        self.asked = 0
+
+    async def post(self, deployment: Deployment, path: str, body: bytes, request_id: str) -> Answer:
+        raise AssertionError("a pool sends nothing")
+
+    async def models(self, deployment: Deployment) -> list[str] | None:
+        return None
+
+    async def is_alive(self, deployment: Deployment) -> bool:
+        self.asked += 1
+        await asyncio.sleep(0)
+        return self.alive
+
+
+def deployment(name: str, limit: int = 2, weight: float = 1.0) -> Deployment:
+    return Deployment(
+        id=name, pool="m", model="m", base_url=f"http://{name}", max_parallel_requests=limit, weight=weight
+    )
+
+
+@pytest.fixture
+def servers() -> Servers:
+    return Servers()
+
+
+@pytest.fixture
+async def pool(servers: Servers) -> AsyncIterator[Pool]:
+    pool = Pool("m", [deployment("a"), deployment("b")], 9, servers, SystemClock(), 0.01)
+    yield pool
+    await pool.close()
+
+
+async def take(pool: Pool, count: int) -> list[str]:
+    return [(await pool.acquire()).deployment.id for _ in range(count)]
+
+
+async def test_the_least_loaded_deployment_is_taken(pool: Pool) -> None:
+    assert sorted(await take(pool, 2)) == ["a", "b"]
+
+
+async def test_weights_share_the_load(servers: Servers) -> None:
+    pool = Pool("m", [deployment("a", 9), deployment("b", 9, weight=3.0)], 9, servers, SystemClock(), 0.01)
+    taken = await take(pool, 8)
+    assert (taken.count("a"), taken.count("b")) == (2, 6)
+
+
+async def test_no_deployment_gets_more_than_its_limit(pool: Pool) -> None:
+    await take(pool, pool.capacity)
+    waiting = asyncio.create_task(pool.acquire())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    pool.release(pool.members[1])
+    assert (await waiting).deployment.id == "b"
+
+
+async def test_waiters_are_served_in_order(pool: Pool) -> None:
+    await take(pool, pool.capacity)
+    served: list[int] = []
+
+    async def wait(number: int) -> None:
+        await pool.acquire()
+        served.append(number)
+
+    tasks = [asyncio.create_task(wait(number)) for number in range(4)]
+    await asyncio.sleep(0)
+    for _ in range(2):
+        for member in pool.members:
+            pool.release(member)
+    await asyncio.gather(*tasks)
+    assert served == [0, 1, 2, 3]
+
+
+async def test_a_waiter_that_gives_up_passes_its_turn_on(pool: Pool) -> None:
+    await take(pool, pool.capacity)
+    first, second = asyncio.create_task(pool.acquire()), asyncio.create_task(pool.acquire())
+    await asyncio.sleep(0)
+    pool.release(pool.members[0])
+    first.cancel()
+    assert (await asyncio.wait_for(second, 1)).deployment.id == "a"
+    assert pool.members[0].in_flight == 2
+
+
+async def test_a_dead_deployment_is_left_alone_until_it_answers(pool: Pool, servers: Servers) -> None:
+    servers.alive = False
+    dead = pool.members[0]
+    assert not await pool.confirm_alive(dead)
+    assert await take(pool, 2) == ["b", "b"]
+    waiting = asyncio.create_task(pool.acquire())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    servers.alive = True
+    assert (await asyncio.wait_for(waiting, 5)).deployment.id == "a"
+
+
+async def test_all_who_ask_at_once_share_one_question(pool: Pool, servers: Servers) -> None:
+    member = pool.members[0]
+    assert all(await asyncio.gather(*(pool.confirm_alive(member) for _ in range(50))))
+    assert servers.asked == 1
+
+
+async def test_waiters_wait_while_every_deployment_is_down(pool: Pool, servers: Servers) -> None:
+    servers.alive = False
+    for member in pool.members:
+        pool.set_aside(member)
+    assert pool.is_down
+    waiting = [asyncio.create_task(pool.acquire()) for _ in range(4)]
+    await asyncio.sleep(0)
+    assert not any(task.done() for task in waiting)
+    servers.alive = True
+    await asyncio.wait_for(asyncio.gather(*waiting), 5)
+
+
+async def test_a_deployment_that_asks_for_rest_gets_it(servers: Servers) -> None:
+    pool = Pool("m", [deployment("a")], 9, servers, SystemClock(), 0.01)
+    member = pool.members[0]
+    pool.rest(member, 0.05)
+    began = asyncio.get_running_loop().time()
+    await asyncio.wait_for(pool.acquire(), 5)
+    assert asyncio.get_running_loop().time() - began >= 0.05

@@ -1,0 +1,67 @@
+"""What follows a failed attempt."""
+
+import random
+
+import pytest
+from batchyard.batch_runner.retry import Failure, RetryPolicy, Spent, is_retryable, parse_retry_after
+from hypothesis import given
+from hypothesis import strategies as st
+
+POLICY = RetryPolicy(max_attempts=3, max_throttled=5, base=0.5, cap=8.0)
+
+
+@pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 502, 503, 504, 599])
+def test_statuses_that_may_pass_are_tried_again(status: int) -> None:
+    assert is_retryable(status)
+
+
+@pytest.mark.parametrize("status", [200, 201, 301, 400, 401, 403, 404, 413, 422])
+def test_every_other_status_is_the_lines_own_result(status: int) -> None:
+    assert not is_retryable(status)
+
+
+def test_a_server_that_is_away_costs_no_attempt() -> None:
+    assert Spent().after(Failure.UNREACHABLE) == Spent()
+
+
+def test_throttling_has_a_budget_of_its_own() -> None:
+    spent = Spent()
+    for _ in range(4):
+        spent = spent.after(Failure.THROTTLED)
+    assert not POLICY.is_spent(spent)
+    assert POLICY.is_spent(spent.after(Failure.THROTTLED))
+
+
+@pytest.mark.parametrize(
+    "failure", [Failure.REFUSED, Failure.TIMED_OUT, Failure.BROKEN, Failure.MALFORMED, Failure.ABORTED]
+)
+def test_failures_are_counted_up_to_the_limit(failure: Failure) -> None:
+    spent = Spent().after(failure).after(failure)
+    assert not POLICY.is_spent(spent)
+    assert POLICY.is_spent(spent.after(failure))
+
+
+@given(attempts=st.integers(1, 10_000), seed=st.integers())
+def test_a_wait_is_never_longer_than_its_bounds(attempts: int, seed: int) -> None:
+    delay = POLICY.delay(Spent(attempts), None, random.Random(seed))
+    assert 0 <= delay <= min(POLICY.cap, POLICY.base * 2.0 ** min(attempts - 1, 32))
+
+
+def test_the_server_may_ask_for_longer() -> None:
+    assert POLICY.delay(Spent(1), 60.0, random.Random(1)) == 60.0
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, None),
+        ("3", 3.0),
+        ("0.5", 0.5),
+        ("-4", 0.0),
+        ("soon", None),
+        ("Wed, 21 Oct 2015 07:28:30 GMT", 30.0),
+        ("Wed, 21 Oct 2015 07:27:00 GMT", 0.0),
+    ],
+)
+def test_retry_after_is_a_number_or_a_date(header: str | None, seconds: float | None) -> None:
+    assert parse_retry_after(header, now=1_445_412_480.0) == seconds

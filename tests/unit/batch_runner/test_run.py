@@ -1,0 +1,180 @@
+"""Running a shard: checkpoints, recovery, stopping, and the parts it hands in."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from batchyard.batch_runner.batch import ShardOutcome
+from batchyard.batch_runner.run import ShardInput, ShardRun, Stop
+from batchyard.batch_runner.shard import ShardRange
+from batchyard.batch_runner.tally import ShardProgress
+from batchyard.common.clock import SystemClock
+from batchyard.common.objects import LocalObjectStore, read
+from batchyard.vllm_sim.answers import chat_text
+from batchyard.vllm_sim.settings import SimSettings
+
+from .conftest import MODEL, Bench, chat_line
+
+LINES = 40
+
+
+def prompt(index: int) -> str:
+    return f"question {index}"
+
+
+@pytest.fixture
+async def start(store: LocalObjectStore) -> Callable[..., Any]:
+    """Makes a run of the same shard each time it is called, as another runner would."""
+    made: list[ShardProgress] = []
+
+    async def note(progress: ShardProgress) -> None:
+        made.append(progress)
+
+    async def start(bench: Bench, prompts: list[str] | None = None) -> ShardRun:
+        texts = prompts or [prompt(index) for index in range(LINES)]
+        content = b"".join(chat_line(f"r{index}", text) + b"\n\n" for index, text in enumerate(texts))
+        await store.put("input", content)
+        shard = ShardInput(
+            object_key="input",
+            range=ShardRange(0, len(content), 1, len(texts)),
+            shard=0,
+            prefix="work/",
+            attempt=uuid4().hex,
+            batch_hex="ab",
+            endpoint="/v1/chat/completions",
+            model=MODEL,
+        )
+        run = ShardRun(shard, store, bench.settings, SystemClock(), note)
+        await run.recover()
+        return run
+
+    start.progress = made  # type: ignore[attr-defined]
+    return start
+
+
+async def parts(store: LocalObjectStore, outcome: ShardOutcome) -> tuple[list[Any], list[Any]]:
+    async def lines(key: str | None) -> list[Any]:
+        if key is None:
+            return []
+        return [json.loads(line) for line in (await read(store, key, max_bytes=10**7)).splitlines()]
+
+    return await lines(outcome.output_key), await lines(outcome.error_key)
+
+
+async def execute(run: ShardRun, bench: Bench) -> None:
+    await asyncio.wait_for(run.execute(bench.attempts, bench.pool), 30)
+
+
+async def test_every_line_is_answered_in_input_order_with_its_own_answer(
+    open_bench: Any, start: Any, store: LocalObjectStore
+) -> None:
+    bench = await open_bench()
+    run = await start(bench)
+    await execute(run, bench)
+    outcome = await run.settle()
+    output, errors = await parts(store, outcome)
+    assert [line["custom_id"] for line in output] == [f"r{index}" for index in range(LINES)]
+    for index, line in enumerate(output):
+        answer = line["response"]["body"]["choices"][0]["message"]["content"]
+        assert answer == chat_text([{"role": "user", "content": prompt(index)}], MODEL)
+    assert (outcome.completed, outcome.failed, outcome.not_run, errors) == (LINES, 0, 0, [])
+    usages = [line["response"]["body"]["usage"]["total_tokens"] for line in output]
+    assert outcome.usage_by_deployment["d"].total_tokens == sum(usages)
+
+
+async def test_refused_lines_stand_in_the_error_part(open_bench: Any, start: Any, store: LocalObjectStore) -> None:
+    bench = await open_bench(max_attempts=1)
+    run = await start(bench, ["fine", "bad [[fault:status=500]]", "fine too", "gone [[fault:reset]]"])
+    await execute(run, bench)
+    output, errors = await parts(store, await run.settle())
+    assert [line["custom_id"] for line in output] == ["r0", "r2"]
+    assert [line["custom_id"] for line in errors] == ["r1", "r3"]
+    assert errors[0]["response"]["status_code"] == 500
+    assert errors[1]["error"]["code"] == "connection_lost"
+
+
+async def test_a_second_run_sends_only_what_has_no_durable_result(
+    open_bench: Any, start: Any, store: LocalObjectStore
+) -> None:
+    bench = await open_bench(flush_interval=0.02)
+    stuck = [prompt(index) if index < 30 else f"{prompt(index)} [[fault:hang]]" for index in range(LINES)]
+    first = await start(bench, stuck)
+    running = asyncio.create_task(first.execute(bench.attempts, bench.pool))
+    async with asyncio.timeout(10):
+        while not (start.progress and start.progress[-1].completed == 30):
+            await asyncio.sleep(0.005)
+    running.cancel()  # the runner dies: nothing is settled
+    await asyncio.gather(running, return_exceptions=True)
+    before = len(bench.sim.state.log.records())
+    second = await start(bench)
+    await execute(second, bench)
+    output, _ = await parts(store, await second.settle())
+    assert len(bench.sim.state.log.records()) - before == LINES - 30
+    assert [line["custom_id"] for line in output] == [f"r{index}" for index in range(LINES)]
+
+
+async def test_results_beyond_the_memory_bound_come_back_from_their_segments(
+    open_bench: Any, start: Any, store: LocalObjectStore
+) -> None:
+    sim = SimSettings(port=0, answer_tokens=400, base_latency=0.02)
+    bench = await open_bench(sim, flush_bytes=1024, flush_interval=0.01, max_parallel_requests=2)
+    run = await start(bench)
+    run._settings = bench.settings.model_copy(update={"shard_memory_bytes": 10_000})
+    await execute(run, bench)
+    assert len(run._stored) > 1, "the bound was never reached"
+    output, _ = await parts(store, await run.settle())
+    assert [line["custom_id"] for line in output] == [f"r{index}" for index in range(LINES)]
+
+
+@pytest.mark.parametrize(("why", "code"), [(Stop.CANCELLED, "batch_cancelled"), (Stop.EXPIRED, "batch_expired")])
+async def test_a_stopped_run_keeps_what_finished_and_names_the_rest(
+    open_bench: Any, start: Any, store: LocalObjectStore, why: Stop, code: str
+) -> None:
+    bench = await open_bench(SimSettings(port=0, max_num_seqs=4), cancel_grace=0.05, max_parallel_requests=4)
+    run = await start(bench, [prompt(i) if i < 4 else f"{prompt(i)} [[fault:hang]]" for i in range(LINES)])
+    running = asyncio.create_task(run.execute(bench.attempts, bench.pool))
+    await bench.sim.until(lambda state: state.capacity.running == 4 and len(state.log.records()) == 8)
+    run.stop(why)
+    await asyncio.wait_for(running, 5)
+    outcome = await run.settle()
+    output, errors = await parts(store, outcome)
+    assert [line["custom_id"] for line in output] == ["r0", "r1", "r2", "r3"]
+    assert [line["custom_id"] for line in errors] == [f"r{index}" for index in range(4, LINES)]
+    assert {line["error"]["code"] for line in errors} == {code}
+    assert (outcome.completed, outcome.failed, outcome.not_run) == (4, 0, LINES - 4)
+    assert len(bench.sim.state.log.records()) == 8, "nothing more is sent once stopped"
+
+
+async def test_a_request_in_flight_may_finish_within_the_grace(
+    open_bench: Any, start: Any, store: LocalObjectStore
+) -> None:
+    bench = await open_bench(cancel_grace=10.0)
+    run = await start(bench, ["slow [[fault:delay=0.2]]"])
+    running = asyncio.create_task(run.execute(bench.attempts, bench.pool))
+    await bench.sim.until(lambda state: state.capacity.running == 1)
+    run.stop(Stop.CANCELLED)
+    await asyncio.wait_for(running, 5)
+    assert (await run.settle()).completed == 1
+
+
+async def test_a_stop_before_the_start_sends_nothing(open_bench: Any, start: Any) -> None:
+    bench = await open_bench()
+    run = await start(bench)
+    run.stop(Stop.CANCELLED)
+    await execute(run, bench)
+    assert (await run.settle()).not_run == LINES
+    assert not bench.sim.state.log.records()
+
+
+async def test_two_runs_of_one_shard_never_write_the_same_object(
+    open_bench: Any, start: Any, store: LocalObjectStore
+) -> None:
+    bench = await open_bench()
+    one, two = await start(bench), await start(bench)
+    await asyncio.gather(execute(one, bench), execute(two, bench))
+    first, second = await one.settle(), await two.settle()
+    assert first.output_key != second.output_key
+    assert first.model_copy(update={"output_key": None}) == second.model_copy(update={"output_key": None})
