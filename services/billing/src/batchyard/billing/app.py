@@ -1,0 +1,52 @@
+"""The composition root: settings in, a running service out."""
+
+import asyncio
+from functools import partial
+
+from batchyard.billing.database import open_database
+from batchyard.billing.handlers import SERVICE, command_router
+from batchyard.billing.ledger import Ledger
+from batchyard.billing.ledger_store import LedgerStore
+from batchyard.billing.settings import BillingSettings
+from batchyard.billing.subscriber import EventSubscriber
+from batchyard.common.clock import SystemClock
+from batchyard.common.health import Check, HealthChecks
+from batchyard.common.logs import get_logger
+from batchyard.common.messaging.topology import Consumer, billing_consumer, declare_consumer
+from batchyard.common.service import Messaging, Serve, open_messaging, read_config
+
+_log = get_logger(__name__)
+
+
+def create_app(settings: BillingSettings) -> Serve:
+    """A coroutine function that records and answers until the event it is given is set.
+
+    It raises ConfigurationError when the configuration cannot be used, and ServiceUnavailable when the database
+    does not answer in `settings.database_patience` seconds.
+    """
+
+    async def serve(stop: asyncio.Event) -> None:
+        config = read_config(settings)
+        async with (
+            open_database(settings.database, settings.database_patience) as database,
+            open_messaging(SERVICE, settings) as messaging,
+        ):
+            ledger = Ledger(LedgerStore(database), config, SystemClock())
+            consumer = billing_consumer()
+            await declare_consumer(messaging.js, consumer)
+            async with HealthChecks(SERVICE, checks(messaging, consumer, ledger)) as health:
+                messaging.broker.include_router(command_router(ledger, health))
+                await messaging.broker.start()
+                _log.info("service.started", database=settings.database.render_as_string(hide_password=True))
+                await EventSubscriber(messaging.js, consumer, ledger).run(stop)
+
+    return serve
+
+
+def checks(messaging: Messaging, consumer: Consumer, ledger: Ledger) -> dict[str, Check]:
+    """What billing stands on, by name."""
+    return {
+        "nats": messaging.check,
+        "jetstream": partial(messaging.js.consumer_info, consumer.stream, consumer.name),
+        "database": ledger.check,
+    }

@@ -1,0 +1,81 @@
+"""The ledger's table and the types of its columns, the same in SQLite and PostgreSQL."""
+
+from decimal import Decimal
+
+from batchyard.billing.money import from_units, to_units
+from sqlalchemy import JSON, BigInteger, Column, Dialect, Index, MetaData, Table, Text, TypeDecorator
+
+metadata = MetaData(
+    naming_convention={"ix": "ix_%(table_name)s_%(column_0_N_name)s", "pk": "pk_%(table_name)s"},
+)
+
+
+class Money(TypeDecorator[Decimal]):
+    """An amount, as a whole number of units of 1e-10: exact, and a sum over it is exact."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: Decimal | None, _dialect: Dialect) -> int | None:
+        return None if value is None else to_units(value)
+
+    def process_result_value(self, value: int | None, _dialect: Dialect) -> Decimal | None:
+        return None if value is None else from_units(value)
+
+
+class ExactDecimal(TypeDecorator[Decimal]):
+    """A number shown and never added up, such as a price per token: its digits as text, however many."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Decimal | None, _dialect: Dialect) -> str | None:
+        return None if value is None else format(value, "f")
+
+    def process_result_value(self, value: str | None, _dialect: Dialect) -> Decimal | None:
+        return None if value is None else Decimal(value)
+
+
+class Word(TypeDecorator[str]):
+    """Text that came from outside. PostgreSQL cannot hold U+0000, so it is kept as U+FFFD: no name stops the ledger."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, _dialect: Dialect) -> str | None:
+        return None if value is None else value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+# Times are Unix seconds. `batch_id` is the raw ID; `usage_by_deployment` and `prices` are keyed by deployment ID.
+ledger_entries = Table(
+    "ledger_entries",
+    metadata,
+    Column("tenant", Word, primary_key=True),
+    Column("batch_id", Word, primary_key=True),
+    Column("public_batch_id", Word, nullable=False),
+    Column("event_id", Word, nullable=False),
+    Column("key_alias", Word),
+    Column("model", Word),
+    Column("endpoint", Word, nullable=False),
+    Column("status", Word, nullable=False),
+    Column("requests_total", BigInteger, nullable=False),
+    Column("requests_completed", BigInteger, nullable=False),
+    Column("requests_failed", BigInteger, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("cost", Money, nullable=False),
+    Column("currency", Word, nullable=False),
+    Column("input_price", ExactDecimal),
+    Column("cached_price", ExactDecimal),
+    Column("output_price", ExactDecimal),
+    Column("discount", ExactDecimal, nullable=False),
+    Column("batch_created_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger, nullable=False),
+    Column("recorded_at", BigInteger, nullable=False),
+    Column("metadata", JSON(none_as_null=True)),
+    Column("usage_by_deployment", JSON, nullable=False),
+    Column("prices", JSON, nullable=False),
+    Index(None, "tenant", "finished_at", "batch_id"),
+)

@@ -1,0 +1,57 @@
+"""The composition root: settings become connections, connections become the service."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from batchyard.common.clock import SystemClock
+from batchyard.common.health import Check, HealthChecks
+from batchyard.common.messaging.records import Records
+from batchyard.common.messaging.topology import FILES_BUCKET
+from batchyard.common.objects import ObjectStore
+from batchyard.common.service import Messaging, open_messaging, open_objects
+from batchyard.common.tasks import end
+from batchyard.file_store.files import Files
+from batchyard.file_store.handlers import SERVICE, command_router
+from batchyard.file_store.loops import every, until_done
+from batchyard.file_store.settings import FileStoreSettings
+from batchyard.file_store.store import FileRecord
+from batchyard.file_store.upkeep import Upkeep
+
+_OBJECT_STORE_RETRY = 5.0
+
+
+def serve(settings: FileStoreSettings) -> Callable[[asyncio.Event], Awaitable[None]]:
+    """The service as `run_service` starts it."""
+    return partial(_run, settings)
+
+
+async def _run(settings: FileStoreSettings, stop: asyncio.Event) -> None:
+    # Commands that are under way when the process stops still need the object store: it is closed last.
+    async with open_objects(settings) as objects, open_messaging(SERVICE, settings) as messaging:
+        records = Records(messaging.js, FILES_BUCKET, FileRecord)
+        clock = SystemClock()
+        claim_within = settings.unclaimed_upload_max_age
+        files = Files(records, objects, clock, claim_within)
+        upkeep = Upkeep(files, records, objects, clock, claim_within)
+        async with HealthChecks(SERVICE, _checks(messaging, records, objects)) as health:
+            messaging.broker.include_router(command_router(files, health))
+            await messaging.broker.start()
+            async with asyncio.TaskGroup() as group:
+                loops = [
+                    # A store that is away at the start is no reason to keep back what needs only the records.
+                    group.create_task(until_done(_OBJECT_STORE_RETRY, "object_store", objects.check, stop)),
+                    group.create_task(every(settings.expiry_interval, "expiry", upkeep.remove_expired, stop)),
+                    group.create_task(every(settings.sweep_interval, "sweep", upkeep.sweep_uploads, stop)),
+                ]
+                await stop.wait()
+                await end(loops)  # a pass may be long, and may be left anywhere
+
+
+def _checks(messaging: Messaging, records: Records[FileRecord], objects: ObjectStore) -> dict[str, Check]:
+    return {
+        "nats": messaging.check,
+        # No such key, but the answer comes through JetStream with the permissions that every command needs.
+        "jetstream": partial(records.get, "health"),
+        "object_store": objects.check,
+    }

@@ -1,0 +1,239 @@
+"""Files: claimed from uploads, found by their ID, listed, deleted.
+
+A file is its record: bytes are written before it and deleted after it, so that a crash leaves bytes without a record,
+which `upkeep` sweeps, and never a record without bytes.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
+
+from batchyard.common.clock import Clock
+from batchyard.common.contracts.files import (
+    CreateFile,
+    DeletedFile,
+    DeleteFile,
+    Download,
+    File,
+    FilePage,
+    GetFile,
+    ListFiles,
+    OpenDownload,
+    OpenUpload,
+    Upload,
+)
+from batchyard.common.errors import ApiError, InvalidRequest, NotFound, ServiceUnavailable
+from batchyard.common.ids import created_at_of, decode_id, is_raw_id, new_raw_id, raw_id_of
+from batchyard.common.logs import get_logger
+from batchyard.common.messaging.records import Entry, Records, RevisionConflict
+from batchyard.common.object_keys import file_key, parse_file_key
+from batchyard.common.objects import (
+    InvalidObjectKey,
+    ObjectInfo,
+    ObjectNotFound,
+    ObjectStore,
+    ObjectStoreUnavailable,
+    check_key,
+)
+from batchyard.file_store.creation import check_batch_input, expires_at
+from batchyard.file_store.listing import PageWindow, read_cursor
+from batchyard.file_store.store import FileRecord, record_key, records_prefix
+
+# Each holds up to a page of records and streams all of a tenant's; more at once would only make all of them late.
+_CONCURRENT_LISTINGS = 4
+_log = get_logger(__name__)
+
+
+class Files:
+    """The files of all tenants. Each method answers one command for one tenant.
+
+    Another tenant's file, an expired one and one that never was are answered alike. Every method raises
+    ServiceUnavailable when NATS or the object store is away.
+
+    Args:
+        records: The file records; this service alone writes them.
+        objects: Where the bytes are.
+        clock: Says what has expired.
+        claim_within: Seconds after its writing for which an upload may be claimed.
+    """
+
+    def __init__(self, records: Records[FileRecord], objects: ObjectStore, clock: Clock, claim_within: float) -> None:
+        self._records = records
+        self._objects = objects
+        self._clock = clock
+        self._claim_within = claim_within
+        self._listings = asyncio.Semaphore(_CONCURRENT_LISTINGS)
+
+    async def open_upload(self, tenant: str, _command: OpenUpload) -> Upload:
+        """Name a place for one file's bytes. Nothing is recorded."""
+        raw_id, object_key = _new_place(tenant)
+        return Upload(object_key=object_key, file_id=raw_id)
+
+    async def create(self, tenant: str, command: CreateFile) -> File:
+        """Record uploaded or inline bytes as a file; claiming the same upload again answers the same file.
+
+        Raises:
+            InvalidRequest: Not exactly one source, no such upload of this tenant's, or no possible batch input.
+        """
+        match command:
+            case CreateFile(object_key=str(object_key), content=None):
+                raw_id, stored = await self._claim(tenant, object_key)
+                check_batch_input(command.filename, command.purpose, stored.size)
+            case CreateFile(object_key=None, content=str(content)):
+                check_batch_input(command.filename, command.purpose, len(content))
+                raw_id, stored = await self._put(tenant, content.encode())
+            case _:
+                raise InvalidRequest("Exactly one of 'object_key' and 'content' must be given.", param="object_key")
+        return (await self._record(_record_of(tenant, command, raw_id, stored))).as_file()
+
+    async def get(self, tenant: str, command: GetFile) -> File:
+        """Raises NotFound."""
+        return (await self._find(tenant, command.file_id)).value.as_file()
+
+    async def list(self, tenant: str, command: ListFiles) -> FilePage:
+        """One page, possibly shorter than the limit (see `PageWindow.page`). Raises InvalidRequest for `after`."""
+        window = PageWindow(command.limit, command.order, read_cursor(command.after))
+        now = self._clock.now()
+        async with self._listings, aclosing(self._records.list(records_prefix(tenant))) as entries:
+            async for entry in entries:
+                record = entry.value
+                if command.purpose in (None, record.purpose) and not record.is_expired(now):
+                    window.offer(record)
+        return window.page()
+
+    async def delete(self, tenant: str, command: DeleteFile) -> DeletedFile:
+        """Raises NotFound, also for the second of two deletions."""
+        entry = await self._find(tenant, command.file_id)
+        try:
+            await self.remove(entry)
+        except RevisionConflict:
+            raise _no_such_file(command.file_id) from None
+        _log.info("file.deleted", tenant=tenant, file_id=entry.value.raw_id)
+        return DeletedFile(id=entry.value.public_id)
+
+    async def open_download(self, tenant: str, command: OpenDownload) -> Download:
+        """Where the bytes are; `model` is the record's, else the one that the given ID carries. Raises NotFound."""
+        record = (await self._find(tenant, command.file_id)).value
+        return Download(
+            file=record.as_file(),
+            raw_id=record.raw_id,
+            model=record.model if record.model is not None else decode_id(command.file_id).model,
+            object_key=record.object_key,
+            etag=record.etag,
+        )
+
+    async def remove(self, entry: Entry[FileRecord]) -> None:
+        """Remove a record, then its bytes; bytes that cannot be deleted now are left to the sweep.
+
+        Raises:
+            RevisionConflict: Someone else removed it first.
+        """
+        await self._records.delete(entry.key, entry.revision)
+        try:
+            await self._objects.delete([entry.value.object_key])
+        except ObjectStoreUnavailable as error:
+            _log.warning("file.bytes_left", file_id=entry.value.raw_id, error=str(error))
+
+    async def _find(self, tenant: str, file_id: str) -> Entry[FileRecord]:
+        asked = decode_id(file_id)
+        if not is_raw_id("file", asked.raw):
+            raise _no_such_file(file_id)
+        entry = await self._records.get(record_key(tenant, asked.raw))
+        if entry is None or entry.value.is_expired(self._clock.now()):
+            raise _no_such_file(file_id)
+        # LiteLLM's tools write a model into the ID of a file that was uploaded without one.
+        if entry.value.model is not None and asked.model not in (None, entry.value.model):
+            raise _no_such_file(file_id)
+        return entry
+
+    async def _claim(self, tenant: str, object_key: str) -> tuple[str, ObjectInfo]:
+        try:
+            owner, uuid_hex = parse_file_key(object_key)
+            raw_id = raw_id_of("file", uuid_hex)
+            created_at_of(raw_id)
+        except ValueError:
+            raise _no_such_upload(object_key) from None
+        if owner != tenant:
+            raise _no_such_upload(object_key)
+        try:
+            with _object_store_errors():
+                stored = await self._objects.stat(object_key)
+        except NotFound:
+            raise _no_such_upload(object_key) from None
+        # The sweep deletes what is older still: it never meets a claim that is under way.
+        if self._clock.now() - stored.modified_at.timestamp() > self._claim_within:
+            raise _no_such_upload(object_key)
+        return raw_id, stored
+
+    async def _put(self, tenant: str, content: bytes) -> tuple[str, ObjectInfo]:
+        raw_id, object_key = _new_place(tenant)
+        with _object_store_errors():
+            return raw_id, await self._objects.put(object_key, content)
+
+    async def _record(self, record: FileRecord) -> FileRecord:
+        if record.is_expired(self._clock.now()):
+            raise InvalidRequest(
+                "The upload began so long ago that the file would have expired.", param="expires_after"
+            )
+        try:
+            await self._records.create(record.key, record)
+        except RevisionConflict:
+            entry = await self._records.get(record.key)
+            if entry is None or entry.value.is_expired(self._clock.now()):
+                raise _no_such_upload(record.object_key) from None
+            return entry.value
+        _log.info(
+            "file.created",
+            tenant=record.tenant,
+            file_id=record.raw_id,
+            purpose=record.purpose.value,
+            bytes=record.bytes,
+            model=record.model,
+        )
+        return record
+
+
+def _record_of(tenant: str, command: CreateFile, raw_id: str, stored: ObjectInfo) -> FileRecord:
+    created_at = created_at_of(raw_id)
+    return FileRecord(
+        raw_id=raw_id,
+        tenant=tenant,
+        filename=command.filename,
+        purpose=command.purpose,
+        bytes=stored.size,
+        etag=stored.etag,
+        object_key=stored.key,
+        model=command.model,
+        created_at=created_at,
+        expires_at=expires_at(created_at, command.purpose, command.expires_after),
+    )
+
+
+def _new_place(tenant: str) -> tuple[str, str]:
+    """A fresh raw ID and the key of its bytes. Raises InvalidRequest for a tenant too long for a key."""
+    raw_id = new_raw_id("file")
+    object_key = file_key(tenant, raw_id.removeprefix("file-"))
+    with _object_store_errors():
+        check_key(object_key)
+    return raw_id, object_key
+
+
+def _no_such_file(file_id: str) -> ApiError:
+    return NotFound(f"No such File object: {file_id}", param="id")
+
+
+def _no_such_upload(object_key: str) -> ApiError:
+    return InvalidRequest(f"No such upload: {object_key}", param="object_key")
+
+
+@contextmanager
+def _object_store_errors() -> Iterator[None]:
+    """Turn what the object store raises into answers to a caller."""
+    try:
+        yield
+    except ObjectStoreUnavailable as error:
+        raise ServiceUnavailable("The object store did not answer. Please retry shortly.") from error
+    except ObjectNotFound as error:
+        raise NotFound(f"No such object: {error.key}") from error
+    except InvalidObjectKey as error:
+        raise InvalidRequest(f"The object store cannot hold this tenant's files: {error.reason}.") from error

@@ -1,0 +1,44 @@
+"""The service's parts, put together as `app` does."""
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from batchyard.common.clock import ManualClock
+from batchyard.common.health import HealthChecks
+from batchyard.common.messaging.commands import CommandClient
+from batchyard.common.messaging.records import Records
+from batchyard.common.messaging.topology import FILES_BUCKET
+from batchyard.common.objects import LocalObjectStore, ObjectStore
+from batchyard.common.service import Messaging
+from batchyard.file_store.files import Files
+from batchyard.file_store.handlers import SERVICE, command_router
+from batchyard.file_store.store import FileRecord
+from batchyard.file_store.upkeep import Upkeep
+from unit.file_store.rig import CLAIM_WITHIN, Rig
+
+
+@pytest.fixture
+async def objects(tmp_path: Path) -> AsyncIterator[ObjectStore]:
+    store = LocalObjectStore(tmp_path / "objects")
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def rig(messaging: Messaging, objects: ObjectStore) -> Rig:
+    records = Records(messaging.js, FILES_BUCKET, FileRecord)
+    clock = ManualClock(time.time())  # objects and IDs are stamped by the real one
+    files = Files(records, objects, clock, CLAIM_WITHIN)
+    health = HealthChecks(SERVICE, {"object_store": objects.check})
+    messaging.broker.include_router(command_router(files, health))
+    await messaging.broker.start()
+    return Rig(
+        client=CommandClient(messaging.connection, timeout=5.0),
+        files=files,
+        upkeep=Upkeep(files, records, objects, clock, CLAIM_WITHIN),
+        records=records,
+        objects=objects,
+        clock=clock,
+    )
