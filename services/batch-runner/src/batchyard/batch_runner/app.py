@@ -1,7 +1,6 @@
 """The composition root: settings become connections, connections become the service."""
 
 import asyncio
-import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -23,12 +22,12 @@ from batchyard.batch_runner.upstream import AiohttpUpstream
 from batchyard.batch_runner.worker import Worker
 from batchyard.common import subjects
 from batchyard.common.clock import SystemClock
-from batchyard.common.config import Config, load_config
-from batchyard.common.health import HealthChecks
+from batchyard.common.config import Config
+from batchyard.common.health import Check, HealthChecks
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.commands import CommandClient
 from batchyard.common.messaging.topology import steps_consumer, work_consumer
-from batchyard.common.service import Messaging, open_messaging, open_objects
+from batchyard.common.service import Messaging, open_messaging, open_objects, read_config
 from nats.aio.msg import Msg
 
 _log = get_logger(__name__)
@@ -36,9 +35,7 @@ _log = get_logger(__name__)
 
 def serve(settings: RunnerSettings) -> Callable[[asyncio.Event], Awaitable[None]]:
     """The service as `run_service` starts it. Raises ConfigurationError for a configuration that cannot be."""
-    config = load_config(settings.config, os.environ)
-    for warning in config.warnings:
-        _log.warning("config.unknown_key", detail=warning)
+    config = read_config(settings)
     if not config.deployments:
         _log.warning(
             "config.no_models", detail="no model_list and no HOSTED_VLLM_API_BASE: every batch will be refused"
@@ -61,17 +58,16 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
         stepper = Stepper(store, fleet, results, settings, clock)
         attempts = Attempts(upstream, policy, clock, random.Random())  # noqa: S311  jitter is no secret
         worker = Worker(store, fleet, attempts, settings, clock)
-        health = HealthChecks(
-            SERVICE,
-            {
-                "nats": messaging.connection.flush,
-                "jetstream": partial(messaging.js.consumer_info, *_steps_name(settings)),
-                "object_store": objects.check,
-            },
-        )
-        messaging.broker.include_router(command_router(Batches(store, commands, settings, clock), fleet, health))
-        await _work(settings, messaging, stepper, worker, Reconciler(store, settings, clock), stop)
-        await health.close()
+        steps = steps_consumer(settings)
+        checks: dict[str, Check] = {
+            "nats": messaging.check,
+            "jetstream": partial(messaging.js.consumer_info, steps.stream, steps.name),
+            "object_store": objects.check,
+        }
+        async with HealthChecks(SERVICE, checks) as health:
+            batches = Batches(store, commands, settings, clock)
+            messaging.broker.include_router(command_router(batches, fleet, health))
+            await _work(settings, messaging, stepper, worker, Reconciler(store, settings, clock), stop)
 
 
 async def _work(
@@ -114,8 +110,3 @@ async def _open_fleet(fleet: Fleet) -> AsyncIterator[Fleet]:
         yield fleet
     finally:
         await fleet.close()
-
-
-def _steps_name(settings: RunnerSettings) -> tuple[str, str]:
-    consumer = steps_consumer(settings)
-    return consumer.stream, consumer.name

@@ -1,0 +1,139 @@
+"""The `batchyard` command."""
+
+import os
+from collections.abc import Callable, Coroutine
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from batchyard.cli import console
+from batchyard.cli.demo import DemoOptions, demo
+from batchyard.cli.failures import EXIT_INTERRUPTED, Failure
+from batchyard.cli.interrupts import run_until_interrupted
+from batchyard.cli.stack import Address, default_data_dir
+from batchyard.cli.supervisor import Supervisor
+from batchyard.cli.up import UpOptions, up
+from batchyard.vllm_sim.cli import sim
+
+_EXAMPLES = """\
+**Try it:** `batchyard demo` runs a batch of 300 lines against a simulated vLLM server and shows what comes back.
+
+**Use it:** `HOSTED_VLLM_API_BASE=http://127.0.0.1:8000 batchyard up`, then point any OpenAI client at
+http://127.0.0.1:4000/v1.
+
+**Exit codes:** 0 done, or stopped as asked; 1 failed; 2 used or configured wrongly; 130 a demo that was interrupted.
+"""
+_UP_EXAMPLES = """\
+**One server:** `HOSTED_VLLM_API_BASE=http://127.0.0.1:8000 batchyard up`
+
+**Several, with prices and keys:** `batchyard up --config config.yaml`
+
+**A second one beside it:** `batchyard up --data-dir ./other --port 0`
+
+Files, batches and costs are kept in the data directory: stop it, start it, everything is there.
+
+**Exit codes:** 0 stopped with Ctrl-C or SIGTERM; 1 failed, such as a busy port or a directory in use; 2 misconfigured.
+"""
+_DEMO_EXAMPLES = """\
+**The example, longer:** `batchyard demo --lines 5000`
+
+**Your own lines:** `batchyard demo requests.jsonl --keep results`
+
+**Your own server:** `HOSTED_VLLM_API_BASE=http://127.0.0.1:8000 batchyard demo`
+
+**Exit codes:** 0 the batch completed; 1 it did not; 2 used or configured wrongly; 130 interrupted.
+"""
+
+app = typer.Typer(
+    help="The OpenAI Files and Batch API for people who run their own vLLM servers.",
+    epilog=_EXAMPLES,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"batchyard {version('batchyard-cli')}")
+        raise typer.Exit
+
+
+@app.callback()
+def batchyard(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("up", epilog=_UP_EXAMPLES)
+def up_command(
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="BATCHYARD_CONFIG",
+            help="LiteLLM's config.yaml. Without one, HOSTED_VLLM_API_BASE names the one vLLM server.",
+        ),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="BATCHYARD_DATA_DIR",
+            help="Where everything is kept. [default: $XDG_DATA_HOME/batchyard or ~/.local/share/batchyard]",
+        ),
+    ] = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, envvar="BATCHYARD_PORT", help="Port of the API; 0 takes a free one.")
+    ] = 4000,
+    host: Annotated[
+        str, typer.Option(envvar="BATCHYARD_HOST", help="Address to listen on; 0.0.0.0 is every interface.")
+    ] = "127.0.0.1",
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of the services.")] = False,
+) -> None:
+    """Run the whole system on this machine, until Ctrl-C."""
+    options = UpOptions(
+        data_dir=(data_dir or default_data_dir(os.environ, Path.home())).expanduser().absolute(),
+        config=config,
+        address=Address(host, port),
+        verbose=verbose,
+    )
+    _run(lambda supervisor: up(options, supervisor), when_interrupted=0)
+
+
+@app.command("demo", epilog=_DEMO_EXAMPLES)
+def demo_command(
+    file: Annotated[
+        Path | None, typer.Argument(help="Requests as JSON lines. [default: 300 shipped examples]", show_default=False)
+    ] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Where to leave the results. [default: a new temporary directory]")
+    ] = None,
+    lines: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many lines to run: the first ones; the shipped examples are repeated."),
+    ] = None,
+) -> None:
+    """Run a batch from upload to cost, and show what comes back.
+
+    A simulated vLLM server answers, unless HOSTED_VLLM_API_BASE names a real one.
+    """
+    options = DemoOptions(file=file, keep=keep, lines=lines)
+    _run(lambda supervisor: demo(options, supervisor), when_interrupted=EXIT_INTERRUPTED)
+
+
+app.command("sim", help="Run a simulated vLLM server: no model, deterministic answers, faults on demand.")(sim)
+
+
+def _run(work: Callable[[Supervisor], Coroutine[Any, Any, None]], when_interrupted: int) -> None:
+    supervisor = Supervisor(notify=lambda restart: console.notice(str(restart)))
+    try:
+        finished = run_until_interrupted(work(supervisor), supervisor.kill)
+    except Failure as failure:
+        console.fail(failure.message)
+        raise typer.Exit(failure.exit_code) from None
+    if not finished:
+        raise typer.Exit(when_interrupted)
