@@ -1,1 +1,1 @@
-"""OpenAI-compatible HTTP edge of Batchyard."""
+"""The HTTP edge: OpenAI's Files and Batch API, in front of services that speak NATS."""

@@ -1,0 +1,87 @@
+"""The composition root: settings and connections in, one application out."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from batchyard.common.clock import SystemClock
+from batchyard.common.config import Config
+from batchyard.common.health import HealthChecks
+from batchyard.common.logs import get_logger
+from batchyard.common.messaging.commands import CommandClient
+from batchyard.common.service import Serve, open_messaging, open_objects, read_config
+from batchyard.gateway.auth import Keyring
+from batchyard.gateway.error_handlers import EXCEPTION_HANDLERS
+from batchyard.gateway.errors import ErrorEnvelope
+from batchyard.gateway.gateway import Gateway
+from batchyard.gateway.request_context import RequestContext
+from batchyard.gateway.routes import batches, files, health, models, spend
+from batchyard.gateway.server import announce, listen, serve_until
+from batchyard.gateway.settings import GatewaySettings
+
+SERVICE = "gateway"
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorEnvelope, "description": "The request is at fault"},
+    "5XX": {"model": ErrorEnvelope, "description": "Batchyard is at fault; 503 says when to try again"},
+}
+_log = get_logger(__name__)
+
+
+def create_app(gateway: Gateway) -> FastAPI:
+    """The HTTP API over a gateway's parts. Every route answers with and without `/v1`."""
+    app = FastAPI(
+        title="Batchyard",
+        summary="The OpenAI Files and Batch API for people who run their own vLLM servers",
+        version="1",
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+        responses=_ERRORS,
+        exception_handlers=EXCEPTION_HANDLERS,
+        middleware=[Middleware(RequestContext, clock=gateway.clock)],
+    )
+    app.state.gateway = gateway
+    app.include_router(health.router)
+    for routes in (files, batches, models, spend):
+        app.include_router(routes.router, prefix="/v1")
+        app.include_router(routes.router, include_in_schema=False)
+    return app
+
+
+@asynccontextmanager
+async def open_gateway(settings: GatewaySettings, config: Config) -> AsyncIterator[Gateway]:
+    """The gateway's parts, connected; closed at the end, the object store last."""
+    async with (
+        open_objects(settings) as objects,
+        open_messaging(SERVICE, settings) as messaging,
+        HealthChecks(
+            SERVICE, {"nats": messaging.check, "object_store": objects.check}, settings.health_timeout
+        ) as health,
+    ):
+        yield Gateway(
+            commands=CommandClient(messaging.connection, settings.command_timeout),
+            objects=objects,
+            health=health,
+            keyring=Keyring(config.master_key),
+            settings=settings,
+            clock=SystemClock(),
+        )
+
+
+def serve(settings: GatewaySettings) -> Serve:
+    """The service as `run_service` starts it."""
+    return partial(_run, settings)
+
+
+async def _run(settings: GatewaySettings, stop: asyncio.Event) -> None:
+    async with open_gateway(settings, read_config(settings)) as gateway:
+        if gateway.keyring.is_open:
+            _log.warning("auth.open", hint="set general_settings.master_key or BATCHYARD_MASTER_KEY to ask for a key")
+        with listen(settings.host, settings.port) as listener:
+            announce(listener, settings.port_file)
+            await serve_until(stop, create_app(gateway), listener, settings)

@@ -1,0 +1,61 @@
+"""API keys: who is asking."""
+
+import hmac
+from dataclasses import dataclass
+
+from pydantic import SecretStr
+
+from batchyard.common.errors import AuthenticationFailed
+
+DEFAULT_TENANT = "default"
+
+_SHOWN = 4
+_LONG_ENOUGH_TO_SHOW = 20
+_MISSING = (
+    "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
+    "(i.e. Authorization: Bearer YOUR_KEY)."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whom a request acts for. `key_alias` names the key on the ledger; None where no key was needed."""
+
+    tenant: str = DEFAULT_TENANT
+    key_alias: str | None = None
+
+
+class Keyring:
+    """The keys that open this gateway. Without any, everybody may do everything."""
+
+    def __init__(self, master_key: SecretStr | None) -> None:
+        self._master_key = None if master_key is None else master_key.get_secret_value().encode()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether no key is needed."""
+        return self._master_key is None
+
+    def identify(self, presented: str | None) -> Identity:
+        """Whose key was presented; the time this takes says nothing about how wrong a key is.
+
+        Args:
+            presented: The key as it stood in the header, decoded as Latin-1 as headers are.
+
+        Raises:
+            AuthenticationFailed: There is none, or it is not one of ours.
+        """
+        if self._master_key is None:
+            return Identity()
+        if not presented:
+            raise AuthenticationFailed(_MISSING)
+        if not hmac.compare_digest(presented.encode("latin-1"), self._master_key):
+            raise AuthenticationFailed(f"Incorrect API key provided: {mask(presented)}.", code="invalid_api_key")
+        return Identity(key_alias="master")
+
+
+def mask(key: str) -> str:
+    """A key as it may be shown: enough to recognise a long one, nothing of a short one."""
+    if len(key) < _LONG_ENOUGH_TO_SHOW:
+        return "***"
+    return f"{key[:_SHOWN]}***{key[-_SHOWN:]}"

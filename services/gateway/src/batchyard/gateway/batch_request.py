@@ -1,0 +1,68 @@
+"""The body of `POST /v1/batches`.
+
+Source: https://platform.openai.com/docs/api-reference/batch/create
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from batchyard.common.contracts.batches import ENDPOINTS
+from batchyard.common.windows import window_seconds
+from batchyard.gateway.model_choice import MAX_MODEL_CHARACTERS
+from batchyard.gateway.validation import invalid_request, refuse, unsupported_value
+
+MAX_ID_CHARACTERS = 4096
+
+_AS_IT_STANDS = ConfigDict(strict=True, extra="ignore")
+
+
+def _endpoint(value: str) -> str:
+    full = value if value.startswith("/v1/") else f"/v1{value}"
+    return full if full in ENDPOINTS else refuse(unsupported_value(value, ENDPOINTS))
+
+
+def _completion_window(value: str) -> str:
+    try:
+        window_seconds(value)
+    except ValueError as error:
+        refuse(str(error))
+    return value
+
+
+MetadataKey = Annotated[str, Field(max_length=64)]
+MetadataValue = Annotated[str, Field(max_length=512)]
+
+
+class OutputExpiresAfter(BaseModel):
+    """When the output files go by themselves: `seconds` after their creation."""
+
+    model_config = _AS_IT_STANDS
+
+    anchor: Literal["created_at"]
+    seconds: int = Field(ge=3600, le=2_592_000)
+
+
+class BatchRequest(BaseModel):
+    """What a client says about a new batch. Members that are not known are ignored, as SDKs add their own."""
+
+    model_config = _AS_IT_STANDS
+
+    input_file_id: str = Field(min_length=1, max_length=MAX_ID_CHARACTERS)
+    endpoint: Annotated[str, AfterValidator(_endpoint)] = Field(json_schema_extra={"enum": list(ENDPOINTS)})
+    completion_window: Annotated[str, AfterValidator(_completion_window)] = Field(examples=["24h", "1h", "7d"])
+    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
+    output_expires_after: OutputExpiresAfter | None = None
+    model: str | None = Field(
+        default=None,
+        max_length=MAX_MODEL_CHARACTERS,
+        description="The model for lines that name none; the one in the file's ID goes before it",
+    )
+
+
+def parse_batch_request(body: bytes) -> BatchRequest:
+    """Raises InvalidRequest, in OpenAI's words."""
+    try:
+        return BatchRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise invalid_request(error.errors(include_url=False)) from error

@@ -1,0 +1,58 @@
+"""Request bodies, read no faster than they are used and no further than they may be."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from starlette.requests import Request
+
+from batchyard.common.errors import InvalidRequest, PayloadTooLarge
+from batchyard.gateway.errors import RequestTimeout
+
+
+def declared_length(request: Request) -> int | None:
+    """The `Content-Length` in bytes; None for a chunked body."""
+    value = request.headers.get("content-length")
+    return int(value) if value is not None and value.isdecimal() else None
+
+
+async def body_chunks(request: Request, read_timeout: float) -> AsyncGenerator[bytes, None]:
+    """The body as it arrives. While nobody asks for the next chunk the client is held back by TCP.
+
+    Raises:
+        RequestTimeout: Nothing came for `read_timeout` seconds.
+        ClientDisconnect: The client is gone.
+    """
+    async with aclosing(request.stream()) as stream:
+        while True:
+            try:
+                async with asyncio.timeout(read_timeout):
+                    chunk = await anext(stream, b"")
+            except TimeoutError as error:
+                raise RequestTimeout(
+                    f"The request body stopped arriving for {read_timeout:g} seconds before it was complete."
+                ) from error
+            if not chunk:
+                return
+            yield chunk
+
+
+async def read_body(request: Request, *, max_bytes: int, read_timeout: float) -> bytes:
+    """A whole small body.
+
+    Raises:
+        PayloadTooLarge: It has more than `max_bytes`.
+        RequestTimeout, ClientDisconnect: See `body_chunks`.
+    """
+    too_large = PayloadTooLarge(f"The request body is too large: at most {max_bytes} bytes are accepted.")
+    if (declared_length(request) or 0) > max_bytes:
+        raise too_large
+    body = bytearray()
+    async with aclosing(body_chunks(request, read_timeout)) as chunks:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > max_bytes:
+                raise too_large
+    if not body:
+        raise InvalidRequest("The request body is empty; expected a JSON object.", code="invalid_json")
+    return bytes(body)

@@ -1,0 +1,67 @@
+"""The one envelope in which every error leaves, whoever raised it."""
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from batchyard.common.errors import ApiError, Conflict, InvalidRequest
+
+INTERNAL_ERROR = "The server had an error while processing your request."
+
+
+class ErrorDetail(BaseModel):
+    """Source: https://platform.openai.com/docs/guides/error-codes"""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorEnvelope(BaseModel):
+    error: ErrorDetail
+
+
+class RequestTimeout(ApiError):
+    """The client stopped sending in the middle of a body."""
+
+    http_status = 408
+    type = "invalid_request_error"
+    default_code = "request_timeout"
+
+
+class RangeNotSatisfiable(InvalidRequest):
+    """A `Range` that holds no byte of the file, which is `size` bytes long."""
+
+    http_status = 416
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"The requested range is not within the file's {size} bytes.", param="Range")
+        self.size = size
+
+
+def error_response(error: ApiError, headers: Mapping[str, str] | None = None) -> Response:
+    """`error` as OpenAI's clients expect it."""
+    body = ErrorEnvelope(error=ErrorDetail(message=error.message, type=error.type, param=error.param, code=error.code))
+    return Response(
+        body.model_dump_json(),
+        status_code=error.http_status,
+        media_type="application/json",
+        headers={**_headers_of(error), **(headers or {})},
+    )
+
+
+def _headers_of(error: ApiError) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    if error.retry_after is not None:
+        headers["retry-after"] = str(error.retry_after)
+    if isinstance(error, Conflict):
+        headers["x-should-retry"] = "false"  # the SDKs retry a 409 by themselves, and ours are final
+    if error.http_status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if isinstance(error, RequestTimeout):
+        headers["connection"] = "close"  # the rest of the body may still arrive, and is no next request
+    if isinstance(error, RangeNotSatisfiable):
+        headers["content-range"] = f"bytes */{error.size}"
+    return headers

@@ -1,0 +1,178 @@
+"""`multipart/form-data` as a stream of events, in memory that does not grow with the body.
+
+Source: RFC 7578 and https://html.spec.whatwg.org/multipage/form-control-infrastructure.html#multipart-form-data
+"""
+
+import re
+from collections.abc import AsyncGenerator, AsyncIterable
+from dataclasses import dataclass
+from email.message import Message
+from email.utils import collapse_rfc2231_value
+from typing import Any
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from batchyard.common.errors import InvalidRequest
+
+_CONTENT_TYPE = b"multipart/form-data"
+_DIRECTORIES = re.compile(r".*[/\\]", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class PartBegan:
+    """The head of a part. `filename` is None for a plain field, and may be empty."""
+
+    name: str
+    filename: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PartData:
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PartEnded:
+    pass
+
+
+Event = PartBegan | PartData | PartEnded
+
+
+def boundary_of(content_type: str | None) -> bytes:
+    """The boundary that a `Content-Type` header names.
+
+    Raises:
+        InvalidRequest: There is no header, it is of another type, or it names no boundary.
+    """
+    kind, options = parse_options_header(content_type)
+    if kind != _CONTENT_TYPE:
+        raise InvalidRequest(
+            f"Invalid Content-Type header ({content_type or 'none'}), expected 'multipart/form-data'. "
+            "(HINT: with curl, use -F file=@path -F purpose=batch.)"
+        )
+    boundary = options.get(b"boundary", b"")
+    if not boundary:
+        raise InvalidRequest("The Content-Type header names no boundary; let your HTTP library write that header.")
+    return boundary
+
+
+class MultipartDecoder:
+    """Turns chunks of a body into events, however the chunks are cut."""
+
+    def __init__(self, boundary: bytes) -> None:
+        """Raises InvalidRequest for a boundary that is too long."""
+        self._events: list[Event] = []
+        self._field = bytearray()
+        self._value = bytearray()
+        self._disposition: bytes | None = None
+        self._is_complete = False
+        try:
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._on_part_begin,
+                    "on_header_field": self._on_header_field,
+                    "on_header_value": self._on_header_value,
+                    "on_header_end": self._on_header_end,
+                    "on_headers_finished": self._on_headers_finished,
+                    "on_part_data": self._on_part_data,
+                    "on_part_end": self._on_part_end,
+                    "on_end": self._on_end,
+                },
+            )
+        except FormParserError as error:
+            raise InvalidRequest("The boundary in the Content-Type header is too long.") from error
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the closing boundary has been seen."""
+        return self._is_complete
+
+    def feed(self, chunk: bytes) -> list[Event]:
+        """What `chunk` completes.
+
+        Raises:
+            InvalidRequest: This is not a form, or a part has no name.
+        """
+        try:
+            self._parser.write(chunk)
+        except FormParserError as error:
+            raise InvalidRequest(f"The request body is not valid multipart/form-data: {error}.") from error
+        events, self._events = self._events, []
+        return events
+
+    def _on_part_begin(self) -> None:
+        self._disposition = None
+
+    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._field += data[start:end]
+
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _on_header_end(self) -> None:
+        if self._field.lower() == b"content-disposition":
+            self._disposition = bytes(self._value)
+        self._field.clear()
+        self._value.clear()
+
+    def _on_headers_finished(self) -> None:
+        self._events.append(parse_disposition(self._disposition or b""))
+
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
+        self._events.append(PartData(data[start:end]))
+
+    def _on_part_end(self) -> None:
+        self._events.append(PartEnded())
+
+    def _on_end(self) -> None:
+        self._is_complete = True
+
+
+async def decode_form(body: AsyncIterable[bytes], boundary: bytes) -> AsyncGenerator[Event, None]:
+    """The events of a whole body.
+
+    Raises:
+        InvalidRequest: See `MultipartDecoder.feed`; also when the body ends before the form does.
+    """
+    decoder = MultipartDecoder(boundary)
+    async for chunk in body:
+        for event in decoder.feed(chunk):
+            yield event
+    if not decoder.is_complete:
+        raise InvalidRequest("The request body ended before the form was complete.")
+
+
+def parse_disposition(value: bytes) -> PartBegan:
+    """Name and file name in a part's `Content-Disposition`: UTF-8, quoted pairs, `%22` and `filename*` are understood.
+
+    Raises:
+        InvalidRequest: It names no field.
+    """
+    header = Message()
+    header["content-disposition"] = _decoded(value).replace("\r", " ").replace("\n", " ")
+    found: list[tuple[str, Any]] = header.get_params(failobj=[], header="content-disposition")
+    params: dict[str, str] = {}
+    for key, raw in found[1:]:
+        # RFC 6266: `filename*` (a triple here) goes before `filename`, in whatever order they stand.
+        if isinstance(raw, tuple) or key.lower() not in params:
+            params[key.lower()] = collapse_rfc2231_value(raw)
+    if not params.get("name"):
+        raise InvalidRequest("A part of the form has no name in its Content-Disposition header.")
+    filename = params.get("filename")
+    return PartBegan(params["name"], None if filename is None else clean_filename(filename))
+
+
+def clean_filename(name: str) -> str:
+    """The last component of a path, without control characters: what may be shown and put into a header again."""
+    base = _DIRECTORIES.sub("", name.replace("%22", '"'))
+    return "".join(character for character in base if character.isprintable()).strip()
+
+
+def _decoded(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")

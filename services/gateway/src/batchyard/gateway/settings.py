@@ -1,0 +1,34 @@
+"""What the gateway can be told beyond what every service is told."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from batchyard.common.messaging.commands import DEFAULT_TIMEOUT
+from batchyard.common.settings import Settings
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class GatewaySettings(Settings):
+    """Sizes are in bytes, times in seconds."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=4000, ge=0, le=65_535, description="0: any free port")
+    port_file: Path | None = Field(default=None, description="where the port is written once the gateway listens")
+
+    max_file_bytes: int = Field(default=512 * MIB, ge=1)
+    max_batch_file_bytes: int = Field(default=200 * MIB, ge=1, description="for files of purpose batch")
+    max_first_line_bytes: int = Field(
+        default=MIB, ge=1, description="a longer first line is not checked at upload but by the batch"
+    )
+    max_form_fields: int = Field(default=64, ge=1)
+    max_form_field_bytes: int = Field(default=64 * KIB, ge=1)
+    max_body_bytes: int = Field(default=MIB, ge=1, description="of a request that is not an upload")
+
+    command_timeout: float = Field(default=DEFAULT_TIMEOUT, gt=0)
+    health_timeout: float = Field(default=2.0, gt=0, description="for each service to say how it is")
+    read_timeout: float = Field(default=60.0, gt=0, description="between two chunks of a request's body")
+    keep_alive_timeout: int = Field(default=75, ge=1, description="for which an idle connection stays open")
+    shutdown_timeout: int = Field(default=20, ge=0, description="for running requests to end after a stop")

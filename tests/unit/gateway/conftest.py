@@ -1,0 +1,62 @@
+"""A gateway, the real file-store, and recording peers for the services that do the rest."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from unit.gateway.peers import Recorder, batch_runner, billing
+from unit.gateway.rig import CONFIG, Served, Start, running_gateway
+
+from batchyard.common.clock import SystemClock
+from batchyard.common.config import Config
+from batchyard.common.health import HealthChecks
+from batchyard.common.messaging.records import Records
+from batchyard.common.messaging.topology import FILES_BUCKET
+from batchyard.common.service import Messaging, open_objects
+from batchyard.common.settings import Settings
+from batchyard.file_store.files import Files
+from batchyard.file_store.handlers import command_router
+from batchyard.file_store.store import FileRecord
+from batchyard.gateway.settings import GatewaySettings
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+async def services(messaging: Messaging, settings: Settings, recorder: Recorder) -> AsyncIterator[Messaging]:
+    """Every service behind the gateway."""
+    async with open_objects(settings) as objects:
+        records = Records(messaging.js, FILES_BUCKET, FileRecord)
+        files = Files(records, objects, SystemClock(), 86_400)
+        health = HealthChecks("file-store", {"object_store": objects.check})
+        messaging.broker.include_router(command_router(files, health))
+        messaging.broker.include_router(batch_runner(recorder))
+        messaging.broker.include_router(billing(recorder))
+        await messaging.broker.start()
+        yield messaging
+
+
+@pytest.fixture
+async def start(settings: Settings) -> AsyncIterator[Start]:
+    """Start a gateway with the settings given, with no service behind it but those that the test asks for."""
+    async with AsyncExitStack() as stack:
+
+        def start_one(config: Config = CONFIG, **overrides: Any) -> Any:
+            mine: dict[str, Any] = {
+                "nats_url": settings.nats_url,
+                "object_store": settings.object_store,
+                "shutdown_timeout": 2,
+            }
+            return stack.enter_async_context(running_gateway(GatewaySettings(**(mine | overrides)), config))
+
+        yield start_one
+
+
+@pytest.fixture
+async def gateway(services: Messaging, start: Start) -> Served:
+    """A gateway as it is by default, with every service behind it."""
+    return await start()

@@ -1,0 +1,106 @@
+"""The services behind the gateway: file-store itself, and recording ones for those that the gateway only talks to.
+
+The recording ones answer real commands over a real NATS: they are peers of the protocol, not mocks of our code.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from batchyard.common.contracts.base import Command
+from batchyard.common.contracts.batches import (
+    Batch,
+    BatchPage,
+    BatchStatus,
+    CancelBatch,
+    CreateBatch,
+    GetBatch,
+    ListBatches,
+)
+from batchyard.common.contracts.billing import GetSpend, LedgerPage, SpendGroup, SpendReport, SummarizeSpend
+from batchyard.common.contracts.health import CheckBatchRunner, CheckBilling, CheckHealth, Health
+from batchyard.common.contracts.models import ListModels, Model, ModelList
+from batchyard.common.errors import ApiError
+from batchyard.common.messaging.commands import CommandRouter
+
+C = TypeVar("C", bound=Command[Any])
+
+BATCH = Batch(
+    id="batch_1",
+    endpoint="/v1/chat/completions",
+    input_file_id="file-1",
+    completion_window="24h",
+    status=BatchStatus.VALIDATING,
+    created_at=1_700_000_000,
+)
+MODELS = ModelList(
+    data=[
+        Model(id="llama", created=1, owned_by="vllm"),
+        Model(id="meta-llama/Llama-3.1-8B Instruct", created=1, owned_by="vllm"),
+    ]
+)
+NO_SPEND = SpendGroup(
+    group=None,
+    batches=0,
+    requests=0,
+    input_tokens=0,
+    cached_tokens=0,
+    output_tokens=0,
+    cost=Decimal(0),
+)
+REPORT = SpendReport(currency="USD", group_by="model", data=[], total=NO_SPEND)
+
+Answer = BaseModel | ApiError
+
+
+@dataclass
+class Recorder:
+    """Answers what it was told to answer, and remembers what it was asked and for whom."""
+
+    asked: list[tuple[str, Command[Any]]] = field(default_factory=list)
+    answers: dict[type[Command[Any]], Answer] = field(default_factory=dict)
+
+    def only(self, kind: type[C]) -> C:
+        """The one command of `kind` that came."""
+        (found,) = (command for _, command in self.asked if isinstance(command, kind))
+        return found
+
+    def handler(self, default: Answer) -> Callable[[str, Any], Any]:
+        async def answer(tenant: str, command: Any) -> Any:
+            self.asked.append((tenant, command))
+            given = self.answers.get(type(command), default)
+            if isinstance(given, ApiError):
+                raise given
+            return given
+
+        return answer
+
+
+def _health(service: str) -> Callable[[str, CheckHealth], Any]:
+    async def check(_tenant: str, _command: CheckHealth) -> Health:
+        return Health(service=service, status="ok", checks={"nats": "ok"})
+
+    return check
+
+
+def batch_runner(recorder: Recorder) -> CommandRouter:
+    """The commands of batch-runner."""
+    router = CommandRouter("batch-runner")
+    for kind in (CreateBatch, GetBatch, CancelBatch):
+        router.on(kind, recorder.handler(BATCH))
+    router.on(ListBatches, recorder.handler(BatchPage(data=[BATCH], first_id=BATCH.id, last_id=BATCH.id)))
+    router.on(ListModels, recorder.handler(MODELS))
+    router.on(CheckBatchRunner, _health("batch-runner"))
+    return router
+
+
+def billing(recorder: Recorder) -> CommandRouter:
+    """The commands of billing."""
+    router = CommandRouter("billing")
+    router.on(GetSpend, recorder.handler(LedgerPage(data=[])))
+    router.on(SummarizeSpend, recorder.handler(REPORT))
+    router.on(CheckBilling, _health("billing"))
+    return router

@@ -1,0 +1,107 @@
+"""The form decoder: however a body is cut, and whatever it holds."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from unit.gateway.rig import BOUNDARY, form
+
+from batchyard.common.errors import InvalidRequest
+from batchyard.gateway.multipart import (
+    Event,
+    MultipartDecoder,
+    PartBegan,
+    PartData,
+    PartEnded,
+    boundary_of,
+    clean_filename,
+    parse_disposition,
+)
+
+# Contents that come close to a boundary are the interesting ones.
+contents = st.lists(
+    st.sampled_from([b"\r", b"\n", b"\r\n", b"--", f"--{BOUNDARY}"[:5].encode(), b"b0undary", b"x", b"\xff"])
+).map(b"".join)
+
+
+def decoded(body: bytes, cuts: list[int]) -> list[tuple[str, str | None, bytes]]:
+    """The parts that a body holds when it comes in these pieces."""
+    decoder = MultipartDecoder(BOUNDARY.encode())
+    events: list[Event] = []
+    edges = [0, *sorted(cuts), len(body)]
+    for begin, end in itertools.pairwise(edges):
+        events += decoder.feed(body[begin:end])
+    assert decoder.is_complete
+    parts: list[tuple[str, str | None, bytes]] = []
+    for event in events:
+        match event:
+            case PartBegan(name, filename):
+                parts.append((name, filename, b""))
+            case PartData(data):
+                name, filename, before = parts[-1]
+                parts[-1] = (name, filename, before + data)
+            case PartEnded():
+                pass
+    return parts
+
+
+@given(file=contents, field=contents, data=st.data())
+def test_a_form_is_the_same_however_it_is_cut(file: bytes, field: bytes, data: st.DataObject) -> None:
+    body = form(('name="file"; filename="a"', file), ('name="purpose"', field))
+    cuts = data.draw(st.lists(st.integers(0, len(body))))
+    assert decoded(body, cuts) == [("file", "a", file), ("purpose", None, field)]
+
+
+def test_what_follows_the_form_is_ignored() -> None:
+    body = form(('name="a"', b"1"))
+    assert decoded(body + b"\r\nan epilogue", []) == [("a", None, b"1")]
+
+
+def test_an_unfinished_form_is_not_complete() -> None:
+    decoder = MultipartDecoder(BOUNDARY.encode())
+    decoder.feed(form(('name="a"', b"1"))[:-4])
+    assert not decoder.is_complete
+
+
+@given(st.binary())
+def test_anything_else_is_refused_or_nothing(body: bytes) -> None:
+    decoder = MultipartDecoder(BOUNDARY.encode())
+    try:
+        assert decoder.feed(body) == []
+    except InvalidRequest:
+        return
+    assert not decoder.is_complete
+
+
+def test_headers_without_end_are_refused() -> None:
+    decoder = MultipartDecoder(BOUNDARY.encode())
+    with pytest.raises(InvalidRequest, match="header"):
+        decoder.feed(f"--{BOUNDARY}\r\nx: ".encode() + b"x" * 100_000)
+
+
+@given(st.binary(max_size=300))
+def test_any_disposition_is_read_or_refused(value: bytes) -> None:
+    try:
+        part = parse_disposition(b"form-data; name=x; " + value)
+    except InvalidRequest:
+        return
+    assert part.filename is None or part.filename.isprintable()
+
+
+@given(st.text())
+def test_a_clean_name_is_printable_and_no_path(name: str) -> None:
+    cleaned = clean_filename(name)
+    assert cleaned.isprintable()
+    assert not {"/", "\\"} & set(cleaned)
+
+
+@pytest.mark.parametrize(
+    ("header", "boundary"),
+    [
+        ("multipart/form-data; boundary=abc", b"abc"),
+        ('Multipart/Form-Data; charset=utf-8; boundary="a b:c"', b"a b:c"),
+    ],
+)
+def test_the_boundary_is_found(header: str, boundary: bytes) -> None:
+    assert boundary_of(header) == boundary
