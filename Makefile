@@ -3,7 +3,7 @@ VENV := .venv
 UV := $(VENV)/bin/uv
 RUN := $(VENV)/bin/
 PYTHON ?= python3
-SOURCES := libs services tests
+SOURCES := libs services tests benchmarks
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check fmt clean

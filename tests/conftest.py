@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+
 from batchyard.common.service import Messaging, open_messaging
 from batchyard.common.settings import Settings
 from support.nats import running_nats

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from batchyard.batch_runner.attempt import Attempts
 from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.pool import Pool

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import pytest
+
 from batchyard.batch_runner.attempt import LineJob
 from batchyard.batch_runner.lines import read_request
 from batchyard.batch_runner.segments import Kind, Result

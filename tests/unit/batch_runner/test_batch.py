@@ -3,13 +3,14 @@
 from contextlib import suppress
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
 from batchyard.batch_runner import batch as transitions
 from batchyard.batch_runner.batch import BatchRecord, IllegalTransition, ShardOutcome, to_batch, to_event
 from batchyard.common.contracts.batches import BatchProblem, BatchStatus, RequestCounts, Usage
 from batchyard.common.errors import Conflict
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 RAW_ID = "batch_" + "0" * 32
 USAGE = Usage.of(10, 2, 5, 1)

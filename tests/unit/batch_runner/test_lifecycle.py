@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from batchyard.batch_runner.batch import BatchRecord, record_key
 from batchyard.common import subjects
 from batchyard.common.contracts.batches import Batch, BatchStatus, CancelBatch, CreateBatch, GetBatch, ListBatches

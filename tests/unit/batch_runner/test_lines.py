@@ -4,6 +4,9 @@ import json
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from batchyard.batch_runner.lines import (
     Tokens,
     answered_line,
@@ -14,8 +17,6 @@ from batchyard.batch_runner.lines import (
     request_id,
     unanswered_line,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 json_values = st.recursive(
     st.none()

@@ -5,6 +5,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from batchyard.batch_runner.lines import read_request
 from batchyard.batch_runner.plan import Plan, Planner, Rejection, raw_lines
 from batchyard.batch_runner.run import numbered_requests
@@ -12,8 +15,6 @@ from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.validate import MAX_PROBLEMS, LineRules
 from batchyard.common.config import ANY_MODEL
 from batchyard.common.objects import LocalObjectStore
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 POOLS = {"m": "m", "served/m": "m", "other": "other"}
 
@@ -159,6 +160,10 @@ async def test_a_model_nobody_serves_is_named_with_its_lines(store: LocalObjectS
     content = f"{request('a', 'ghost')}\n{request('b', 'ghost')}"
     for model in ("ghost", None):
         assert await problems(store, content, model=model) == [("model_not_found", 1), ("model_not_found", 2)]
+
+
+async def test_an_unknown_model_in_the_first_line_is_not_blamed_on_the_others(store: LocalObjectStore) -> None:
+    assert await problems(store, f"{request('a', 'ghost')}\n{request('b')}", model=None) == [("model_not_found", 1)]
 
 
 async def test_a_server_that_takes_any_model_still_gets_one_per_batch(store: LocalObjectStore) -> None:

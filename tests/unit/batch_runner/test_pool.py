@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+
 from batchyard.batch_runner.pool import Pool
 from batchyard.batch_runner.upstream import Answer
 from batchyard.common.clock import SystemClock

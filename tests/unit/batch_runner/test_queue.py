@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+
 from batchyard.batch_runner.queue import Done, Handler, Later, WorkLoop
 from batchyard.common import subjects
 from batchyard.common.messaging.topology import WORK, work_consumer

@@ -3,9 +3,10 @@
 import random
 
 import pytest
-from batchyard.batch_runner.retry import Failure, RetryPolicy, Spent, is_retryable, parse_retry_after
 from hypothesis import given
 from hypothesis import strategies as st
+
+from batchyard.batch_runner.retry import Failure, RetryPolicy, Spent, is_retryable, parse_retry_after
 
 POLICY = RetryPolicy(max_attempts=3, max_throttled=5, base=0.5, cap=8.0)
 

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+
 from batchyard.batch_runner.batch import ShardOutcome
 from batchyard.batch_runner.run import ShardInput, ShardRun, Stop
 from batchyard.batch_runner.shard import ShardRange

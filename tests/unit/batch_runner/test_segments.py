@@ -4,6 +4,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from batchyard.batch_runner.lines import Tokens
 from batchyard.batch_runner.segments import (
     ERROR_KINDS,
@@ -17,8 +20,6 @@ from batchyard.batch_runner.segments import (
     texts,
 )
 from batchyard.common.objects import LocalObjectStore
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 results = st.builds(
     Result,

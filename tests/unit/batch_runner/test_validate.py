@@ -3,9 +3,10 @@
 import json
 
 import pytest
-from batchyard.batch_runner.validate import LineRules, SeenIds, check_line
 from hypothesis import given
 from hypothesis import strategies as st
+
+from batchyard.batch_runner.validate import LineRules, SeenIds, check_line
 
 RULES = LineRules(endpoint="/v1/chat/completions", max_line_bytes=10_000)
 GOOD = {

@@ -4,12 +4,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import URL, make_url
+from unit.billing.ends import CONFIG
+
 from batchyard.billing.database import Database, open_database
 from batchyard.billing.ledger import Ledger
 from batchyard.billing.ledger_store import LedgerStore
 from batchyard.common.clock import ManualClock
-from sqlalchemy import URL, make_url
-from unit.billing.ends import CONFIG
 
 
 @pytest.fixture

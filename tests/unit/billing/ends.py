@@ -8,6 +8,9 @@ from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any
 
+from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
+
 from batchyard.billing.ledger import Ledger
 from batchyard.billing.subscriber import EventSubscriber
 from batchyard.common.config import Config, Deployment, Price
@@ -16,8 +19,6 @@ from batchyard.common.contracts.events import BatchEvent
 from batchyard.common.ids import encode_id, new_raw_id
 from batchyard.common.messaging.topology import Consumer, billing_consumer
 from batchyard.common.service import Messaging
-from nats.js import JetStreamContext
-from nats.js.errors import NotFoundError
 
 FINISHED_AT = 1_767_225_600  # 2026-01-01T00:00:00Z
 PRICE = Price(input=Decimal("0.0000015"), output=Decimal("0.000006"), cached=Decimal("0.0000003"))

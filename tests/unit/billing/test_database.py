@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy import URL, Connection, text
+from unit.billing.ends import CONFIG, ended
+
 from batchyard.billing.database import Database, open_database
 from batchyard.billing.ledger import Ledger
 from batchyard.billing.ledger_store import LedgerStore
@@ -16,8 +19,6 @@ from batchyard.billing.tables import metadata
 from batchyard.common.clock import ManualClock
 from batchyard.common.contracts.billing import GetSpend
 from batchyard.common.errors import ConfigurationError, ServiceUnavailable
-from sqlalchemy import URL, Connection, text
-from unit.billing.ends import CONFIG, ended
 
 MIGRATE = """
 import asyncio, sys

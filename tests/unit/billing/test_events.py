@@ -3,8 +3,9 @@
 import json
 
 import pytest
-from batchyard.billing.subscriber import FromTheFuture, Unreadable, parse, redelivery_delay
 from unit.billing.ends import ended
+
+from batchyard.billing.subscriber import FromTheFuture, Unreadable, parse, redelivery_delay
 
 
 def test_the_delay_grows_to_a_minute() -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
+from unit.billing.ends import ended
+
 from batchyard.billing.app import checks
 from batchyard.billing.handlers import SERVICE, command_router
 from batchyard.billing.ledger import Ledger
@@ -16,7 +18,6 @@ from batchyard.common.health import HealthChecks
 from batchyard.common.messaging.commands import CommandClient
 from batchyard.common.messaging.topology import billing_consumer, declare_consumer
 from batchyard.common.service import Messaging
-from unit.billing.ends import ended
 
 ANYONE = "system"
 

@@ -6,6 +6,13 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+from structlog.testing import capture_logs
+from unit.billing.ends import CONFIG, FINISHED_AT, deployment, ended
+
 from batchyard.billing.database import Database
 from batchyard.billing.ledger import Ledger, Outcome, Unbillable
 from batchyard.billing.ledger_store import LedgerStore, Selection
@@ -15,12 +22,6 @@ from batchyard.common.contracts.batches import BatchStatus, RequestCounts, Usage
 from batchyard.common.contracts.billing import GetSpend, GroupBy, LedgerLine, SummarizeSpend
 from batchyard.common.contracts.events import BatchEvent
 from batchyard.common.errors import InvalidRequest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
-from sqlalchemy import text
-from structlog.testing import capture_logs
-from unit.billing.ends import CONFIG, FINISHED_AT, deployment, ended
 
 DAY = 86_400
 BILLABLE = [BatchStatus.COMPLETED, BatchStatus.EXPIRED, BatchStatus.CANCELLED]

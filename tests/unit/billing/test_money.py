@@ -3,9 +3,10 @@
 from decimal import Decimal
 
 import pytest
-from batchyard.billing.money import MOST, UNIT, from_units, rounded, to_units
 from hypothesis import given
 from hypothesis import strategies as st
+
+from batchyard.billing.money import MOST, UNIT, from_units, rounded, to_units
 
 
 @given(st.integers(0, 2**63 - 1))

@@ -4,13 +4,14 @@ from decimal import Decimal
 from fractions import Fraction
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from unit.billing.ends import deployment
+
 from batchyard.billing.money import UNIT
 from batchyard.billing.pricing import Rates, cost_of, price_batch, rates_of
 from batchyard.common.config import ANY_MODEL, Config, Price
 from batchyard.common.contracts.batches import Usage
-from hypothesis import given
-from hypothesis import strategies as st
-from unit.billing.ends import deployment
 
 
 def d(text: str) -> Decimal:

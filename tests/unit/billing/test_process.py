@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from unit.billing.ends import ended, eventually, publish, quick_consumer, settled, started
+
 from batchyard.billing.ledger import Ledger
 from batchyard.common.contracts.billing import GetSpend
 from batchyard.common.contracts.health import CheckBilling
@@ -20,7 +22,6 @@ from batchyard.common.errors import ServiceUnavailable
 from batchyard.common.messaging.commands import CommandClient
 from batchyard.common.service import Messaging
 from batchyard.common.settings import Settings
-from unit.billing.ends import ended, eventually, publish, quick_consumer, settled, started
 
 CONFIG = """
 model_list:

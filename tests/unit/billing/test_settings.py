@@ -1,8 +1,9 @@
 """Where the ledger lives."""
 
 import pytest
-from batchyard.billing.settings import BillingSettings
 from pydantic import SecretStr, ValidationError
+
+from batchyard.billing.settings import BillingSettings
 
 SECRET = "hunter2"
 

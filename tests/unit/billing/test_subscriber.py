@@ -10,6 +10,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from nats.errors import Error
+from structlog.testing import capture_logs
+from unit.billing.ends import CONFIG, ended, eventually, publish, quick_consumer, settled, started
+
 from batchyard.billing.ledger import Ledger
 from batchyard.billing.ledger_store import LedgerStore
 from batchyard.common import subjects
@@ -19,10 +23,7 @@ from batchyard.common.contracts.billing import GetSpend, SummarizeSpend
 from batchyard.common.messaging.topology import Consumer, billing_consumer, declare_consumer
 from batchyard.common.service import Messaging, open_messaging
 from batchyard.common.settings import Settings
-from nats.errors import Error
-from structlog.testing import capture_logs
 from support.nats import running_nats
-from unit.billing.ends import CONFIG, ended, eventually, publish, quick_consumer, settled, started
 
 Running = Callable[[], AbstractAsyncContextManager[None]]
 

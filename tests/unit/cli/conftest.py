@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from batchyard.cli.process import Program
 
 _WORKER = """

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+
 from batchyard.cli.api import Api
 from batchyard.cli.failures import Failure
 

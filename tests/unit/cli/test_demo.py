@@ -7,6 +7,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from rich.console import Console
+
 from batchyard.cli import console, report
 from batchyard.cli.demo import Results
 from batchyard.cli.demo_server import ModelServer, model_server, sim_settings
@@ -17,7 +19,6 @@ from batchyard.common.contracts.batches import Batch, BatchErrors, BatchProblem,
 from batchyard.common.contracts.billing import LedgerLine
 from batchyard.vllm_sim.settings import SimSettings
 from batchyard.vllm_sim.testing import running_sim
-from rich.console import Console
 
 
 def requests_in(path: Path) -> list[dict[str, object]]:

@@ -10,11 +10,12 @@ from pathlib import Path
 import httpx
 import nats
 import pytest
+from unit.cli.conftest import FakeServices
+
 from batchyard.cli.failures import Failure
 from batchyard.cli.running import running_stack
 from batchyard.cli.stack import Address, Layout
 from batchyard.cli.supervisor import Misconfigured, RestartPolicy, Supervisor
-from unit.cli.conftest import FakeServices
 
 NAMES = {"nats", "file-store", "billing", "batch-runner", "gateway"}
 

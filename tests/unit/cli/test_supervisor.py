@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from batchyard.cli import tether
 from batchyard.cli.process import LOG_LIMIT, Process, Program, last_lines
 from batchyard.cli.supervisor import Misconfigured, Restart, RestartPolicy, Supervisor
 from batchyard.cli.waiting import until_found
-from hypothesis import given
-from hypothesis import strategies as st
 
 Make = Callable[..., Program]
 

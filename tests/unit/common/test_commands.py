@@ -4,6 +4,8 @@ import asyncio
 import json
 
 import pytest
+from nats.aio.msg import Msg
+
 from batchyard.common.contracts.files import (
     DeletedFile,
     DeleteFile,
@@ -105,3 +107,24 @@ async def test_commands_are_answered_side_by_side(messaging: Messaging) -> None:
     client = CommandClient(messaging.connection, timeout=5.0)
     pages = await asyncio.gather(*(client.call("t", ListFiles()) for _ in range(10)))
     assert len(pages) == 10
+
+
+async def test_a_broken_value_of_the_services_own_is_not_the_callers_fault(messaging: Messaging) -> None:
+    async def stored(tenant: str, command: GetFile) -> File:
+        return File.model_validate_json('{"id": "file-1"}')
+
+    router = CommandRouter("file-store")
+    router.on(GetFile, stored)
+    messaging.broker.include_router(router)
+    await messaging.broker.start()
+    with pytest.raises(InternalError):
+        await CommandClient(messaging.connection, timeout=2.0).call("t", GetFile(file_id="file-1"))
+
+
+async def test_an_answer_that_cannot_be_read_is_an_error_of_the_server(messaging: Messaging) -> None:
+    async def answer(message: Msg) -> None:
+        await message.respond(b"{}")
+
+    await messaging.connection.subscribe(GetFile.subject("t"), cb=answer)
+    with pytest.raises(InternalError, match="file-store service gave an answer that cannot be read"):
+        await CommandClient(messaging.connection, timeout=2.0).call("t", GetFile(file_id="file-1"))

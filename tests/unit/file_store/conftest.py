@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from unit.file_store.rig import CLAIM_WITHIN, Rig
+
 from batchyard.common.clock import ManualClock
 from batchyard.common.health import HealthChecks
 from batchyard.common.messaging.commands import CommandClient
@@ -16,7 +18,6 @@ from batchyard.file_store.files import Files
 from batchyard.file_store.handlers import SERVICE, command_router
 from batchyard.file_store.store import FileRecord
 from batchyard.file_store.upkeep import Upkeep
-from unit.file_store.rig import CLAIM_WITHIN, Rig
 
 
 @pytest.fixture

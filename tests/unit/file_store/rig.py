@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import TypeVar
 
+from pydantic import BaseModel
+
 from batchyard.common.clock import ManualClock
 from batchyard.common.contracts.base import Command
 from batchyard.common.contracts.files import CreateFile, ExpiresAfter, File, OpenUpload, Purpose, Upload
@@ -12,7 +14,6 @@ from batchyard.common.objects import ObjectNotFound, ObjectStore
 from batchyard.file_store.files import Files
 from batchyard.file_store.store import FileRecord
 from batchyard.file_store.upkeep import Upkeep
-from pydantic import BaseModel
 
 R = TypeVar("R", bound=BaseModel)
 

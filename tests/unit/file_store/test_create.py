@@ -3,6 +3,8 @@
 import asyncio
 
 import pytest
+from unit.file_store.rig import CLAIM_WITHIN, LINE, OTHER, TENANT, Rig
+
 from batchyard.common.contracts.files import (
     CreateFile,
     DeleteFile,
@@ -17,7 +19,6 @@ from batchyard.common.ids import created_at_of, encode_id
 from batchyard.common.object_keys import file_key
 from batchyard.common.objects import ObjectStoreUnavailable, read
 from batchyard.file_store.upkeep import CLAIM_GRACE
-from unit.file_store.rig import CLAIM_WITHIN, LINE, OTHER, TENANT, Rig
 
 DAY = 86_400
 

@@ -3,11 +3,12 @@
 import asyncio
 
 import pytest
+from unit.file_store.rig import Rig
+
 from batchyard.common.contracts.files import DeletedFile, DeleteFile, GetFile, ListFiles, OpenDownload
 from batchyard.common.errors import NotFound
 from batchyard.common.ids import decode_id
 from batchyard.common.objects import ObjectStoreUnavailable
-from unit.file_store.rig import Rig
 
 
 async def test_a_deleted_file_is_gone_with_its_bytes(rig: Rig) -> None:

@@ -3,11 +3,12 @@
 from typing import Literal
 
 import pytest
+from unit.file_store.rig import OTHER, TENANT, Rig
+
 from batchyard.common.contracts.files import CreateFile, DeleteFile, FilePage, ListFiles, Purpose
 from batchyard.common.errors import InvalidRequest
 from batchyard.common.ids import created_at_of, decode_id, encode_id, new_raw_id
 from batchyard.file_store.store import FileRecord
-from unit.file_store.rig import OTHER, TENANT, Rig
 
 
 async def walk(rig: Rig, command: ListFiles) -> list[str]:

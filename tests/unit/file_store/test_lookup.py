@@ -3,13 +3,14 @@
 from typing import Any
 
 import pytest
+from unit.file_store.rig import LINE, OTHER, TENANT, Rig
+
 from batchyard.common.contracts.base import Command
 from batchyard.common.contracts.files import DeleteFile, GetFile, OpenDownload, Purpose
 from batchyard.common.errors import NotFound
 from batchyard.common.ids import decode_id, encode_id, new_raw_id
 from batchyard.common.object_keys import file_key
 from batchyard.common.objects import read
-from unit.file_store.rig import LINE, OTHER, TENANT, Rig
 
 Asking = GetFile | DeleteFile | OpenDownload
 ASKING: list[type[Asking]] = [GetFile, DeleteFile, OpenDownload]

@@ -2,8 +2,9 @@
 
 import asyncio
 
-from batchyard.file_store.loops import every, until_done
 from structlog.testing import capture_logs
+
+from batchyard.file_store.loops import every, until_done
 
 SOON = 0.001
 NEVER = 3600.0

@@ -3,12 +3,13 @@
 from collections.abc import Iterable
 from typing import Literal
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from batchyard.common.contracts.files import FilePage, Purpose
 from batchyard.common.ids import raw_id_of
 from batchyard.file_store.listing import PageWindow, read_cursor
 from batchyard.file_store.store import FileRecord
-from hypothesis import given
-from hypothesis import strategies as st
 
 Order = Literal["asc", "desc"]
 

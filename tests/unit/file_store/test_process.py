@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from unit.file_store.rig import LINE, TENANT
+
 from batchyard.common.contracts.files import CreateFile, File, ListFiles, OpenDownload, OpenUpload, Purpose
 from batchyard.common.contracts.health import CheckFileStore, Health
 from batchyard.common.errors import ServiceUnavailable
@@ -17,7 +19,6 @@ from batchyard.common.messaging.commands import CommandClient
 from batchyard.common.objects import ObjectStore, read
 from batchyard.common.service import Messaging
 from batchyard.common.settings import Settings
-from unit.file_store.rig import LINE, TENANT
 
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0

@@ -3,13 +3,14 @@
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
+from unit.file_store.rig import CLAIM_WITHIN, Rig
+
 from batchyard.common.contracts.files import CreateFile, File, OpenDownload, Purpose
 from batchyard.common.errors import ServiceUnavailable
 from batchyard.common.messaging.topology import FILES_BUCKET
 from batchyard.common.service import Messaging
 from batchyard.file_store.upkeep import CLAIM_GRACE
-from structlog.testing import capture_logs
-from unit.file_store.rig import CLAIM_WITHIN, Rig
 
 TOO_OLD = CLAIM_WITHIN + CLAIM_GRACE + 1
 

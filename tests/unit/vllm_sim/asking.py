@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import aiohttp
+
 from batchyard.vllm_sim.testing import RunningSim
 
 

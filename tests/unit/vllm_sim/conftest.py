@@ -6,9 +6,10 @@ from typing import Any
 
 import aiohttp
 import pytest
+from unit.vllm_sim.asking import Client, Start
+
 from batchyard.vllm_sim.settings import SimSettings
 from batchyard.vllm_sim.testing import running_sim
-from unit.vllm_sim.asking import Client, Start
 
 
 @pytest.fixture

@@ -4,12 +4,13 @@ import math
 from typing import Any
 
 import pytest
-from batchyard.vllm_sim.answers import chat_text, class_probabilities, completion_text, embedding, relevance
-from batchyard.vllm_sim.prompts import chat_prompt, prompt_digest
-from batchyard.vllm_sim.tokens import count_tokens, token_pieces, tokenize
 from hypothesis import given
 from hypothesis import strategies as st
 from unit.vllm_sim.asking import user
+
+from batchyard.vllm_sim.answers import chat_text, class_probabilities, completion_text, embedding, relevance
+from batchyard.vllm_sim.prompts import chat_prompt, prompt_digest
+from batchyard.vllm_sim.tokens import count_tokens, token_pieces, tokenize
 
 MODEL = "my-vllm-model"
 

@@ -3,13 +3,14 @@
 import asyncio
 
 import pytest
+from unit.vllm_sim.asking import Client, Start
+
 from batchyard.vllm_sim.capacity import Capacity
 from batchyard.vllm_sim.changes import Changes
 from batchyard.vllm_sim.engine import Engine
 from batchyard.vllm_sim.settings import SimSettings
 from batchyard.vllm_sim.state import SimState
 from batchyard.vllm_sim.work import Usage
-from unit.vllm_sim.asking import Client, Start
 
 
 def capacity(slots: int = 1, *, by_priority: bool = False) -> Capacity:

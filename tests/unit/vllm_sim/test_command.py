@@ -9,8 +9,9 @@ from asyncio.subprocess import PIPE, Process
 
 import aiohttp
 import pytest
-from batchyard.vllm_sim.settings import SimSettings
 from pydantic import ValidationError
+
+from batchyard.vllm_sim.settings import SimSettings
 
 
 async def command(*options: str) -> Process:

@@ -1,10 +1,11 @@
 """The controls under /sim."""
 
 import pytest
+from unit.vllm_sim.asking import Client, Start, user
+
 from batchyard.vllm_sim.changes import Changes
 from batchyard.vllm_sim.prompts import chat_prompt, prompt_digest
 from batchyard.vllm_sim.request_log import RequestLog
-from unit.vllm_sim.asking import Client, Start, user
 
 
 async def test_totals_count_status_route_and_outcome(client: Client) -> None:

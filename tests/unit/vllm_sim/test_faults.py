@@ -5,9 +5,10 @@ import json
 
 import aiohttp
 import pytest
+from unit.vllm_sim.asking import Client, Start, user
+
 from batchyard.vllm_sim.answers import chat_text
 from batchyard.vllm_sim.faults import Fault, FaultKind, FaultPlan, FaultSyntaxError, parse_fault, parse_rates
-from unit.vllm_sim.asking import Client, Start, user
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """Chat completions, completions and responses, whole and streamed."""
 
 import pytest
-from batchyard.vllm_sim.answers import chat_text, completion_text
 from unit.vllm_sim.asking import Client, Start, user
+
+from batchyard.vllm_sim.answers import chat_text, completion_text
 
 MODEL = "my-vllm-model"
 

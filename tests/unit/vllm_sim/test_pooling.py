@@ -4,8 +4,9 @@ import base64
 import struct
 
 import pytest
-from batchyard.vllm_sim.answers import class_probabilities, embedding, relevance
 from unit.vllm_sim.asking import Client, user
+
+from batchyard.vllm_sim.answers import class_probabilities, embedding, relevance
 
 
 async def test_embeddings_answer_each_input_in_order(client: Client) -> None:

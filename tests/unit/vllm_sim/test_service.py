@@ -2,9 +2,10 @@
 
 import asyncio
 
-from batchyard.vllm_sim.prefix_cache import PrefixCache
 from prometheus_client.parser import text_string_to_metric_families
 from unit.vllm_sim.asking import Client, Start
+
+from batchyard.vllm_sim.prefix_cache import PrefixCache
 
 
 async def metrics(client: Client) -> dict[str, float]:

@@ -6,9 +6,10 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from batchyard.common.objects import LocalObjectStore, MinioConfig, MinioObjectStore, ObjectStore
 from minio import Minio
 from pydantic import SecretStr
+
+from batchyard.common.objects import LocalObjectStore, MinioConfig, MinioObjectStore, ObjectStore
 from support.s3 import S3Server, s3_server_name, start_s3_server
 
 MIB = 1024 * 1024

@@ -4,6 +4,7 @@ import asyncio
 import tracemalloc
 
 import pytest
+
 from batchyard.common.objects import ObjectNotFound, ObjectStore, read
 from support.streams import content
 

@@ -1,8 +1,9 @@
 from pathlib import Path
 
 import pytest
-from batchyard.common.objects import LocalObjectStore, MinioConfig, MinioObjectStore, open_object_store
 from pydantic import SecretStr
+
+from batchyard.common.objects import LocalObjectStore, MinioConfig, MinioObjectStore, open_object_store
 
 S3 = "s3://bucket?endpoint=http://127.0.0.1:9000"
 

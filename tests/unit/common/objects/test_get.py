@@ -4,9 +4,10 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
-from batchyard.common.objects import ObjectNotFound, ObjectStore, ObjectTooLarge, read
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from batchyard.common.objects import ObjectNotFound, ObjectStore, ObjectTooLarge, read
 from support.streams import content
 
 from .conftest import MIB

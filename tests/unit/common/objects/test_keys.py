@@ -2,9 +2,10 @@ import string
 from contextlib import nullcontext
 
 import pytest
-from batchyard.common.objects import InvalidObjectKey, check_key, check_prefix
 from hypothesis import given
 from hypothesis import strategies as st
+
+from batchyard.common.objects import InvalidObjectKey, check_key, check_prefix
 
 SEGMENTS = st.text(string.ascii_letters + string.digits + "._=-", min_size=1, max_size=200).filter(
     lambda segment: segment not in {".", ".."}

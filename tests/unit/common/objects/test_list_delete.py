@@ -3,6 +3,7 @@
 from contextlib import aclosing
 
 import pytest
+
 from batchyard.common.objects import ObjectNotFound, ObjectStore
 
 from .conftest import World

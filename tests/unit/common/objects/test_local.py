@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
 from batchyard.common.objects import InvalidObjectKey, LocalObjectStore, ObjectStoreUnavailable, local_files, read
 from support.streams import chunked, content
 

@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
+from pydantic import SecretStr
+
 from batchyard.common.objects import (
     MinioConfig,
     MinioObjectStore,
@@ -14,7 +16,6 @@ from batchyard.common.objects import (
     minio_upload,
     read,
 )
-from pydantic import SecretStr
 from support.streams import chunked, content
 
 from .conftest import MIB, unfinished_uploads

@@ -1,3 +1,6 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
 from batchyard.common.objects.parts import (
     MAX_COPY_BYTES,
     MIN_PART_BYTES,
@@ -5,8 +8,6 @@ from batchyard.common.objects.parts import (
     Piece,
     plan_parts,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 PACK = 8 * 1024 * 1024
 SIZES = st.lists(

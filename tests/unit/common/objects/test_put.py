@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+
 from batchyard.common.objects import InvalidObjectKey, ObjectNotFound, ObjectStore, ObjectTooLarge, read
 from support.streams import HeldSource, SourceFailed, chunked, content, endless, failing
 

@@ -5,6 +5,7 @@ import threading
 from collections.abc import AsyncIterator
 
 import pytest
+
 from batchyard.common.objects.threads import BlockingCalls, in_windows
 
 

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+
 from batchyard.cli.failures import Failure
 from batchyard.common.contracts.batches import Batch
 from batchyard.common.contracts.billing import LedgerLine, LedgerPage

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
 from batchyard.cli.failures import Failure
 from batchyard.vllm_sim.server import listening
 from batchyard.vllm_sim.settings import SimSettings

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
 from batchyard.cli import console
 from batchyard.cli.demo import DemoOptions, demo
 from batchyard.cli.failures import EXIT_INTERRUPTED, Failure

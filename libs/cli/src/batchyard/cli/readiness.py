@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
+from pydantic import BaseModel, ValidationError
+
 from batchyard.cli.waiting import until_found
 from batchyard.common.contracts.health import Health
-from pydantic import BaseModel, ValidationError
 
 _POLL = 0.1
 _PROBE_TIMEOUT = 5.0

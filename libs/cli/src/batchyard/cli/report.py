@@ -8,12 +8,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
 from batchyard.cli import console
 from batchyard.cli.requests_file import questions
 from batchyard.common.contracts.batches import Batch
 from batchyard.common.contracts.billing import LedgerLine
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 _SHOWN_ANSWERS = 3
 _SHOWN_PROBLEMS = 5

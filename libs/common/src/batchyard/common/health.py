@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Self
 
 from batchyard.common.contracts.health import CheckHealth, Health
+from batchyard.common.tasks import end
 
 CHECK_SECONDS = 2.0
 
@@ -40,11 +42,12 @@ class HealthChecks:
         status = "ok" if all(outcome == "ok" for outcome in checks.values()) else "unhealthy"
         return Health(service=self._service, status=status, checks=checks)
 
-    async def close(self) -> None:
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
         """End the checks that still hang."""
-        for task in self._running.values():
-            task.cancel()
-        await asyncio.gather(*self._running.values(), return_exceptions=True)
+        await end(self._running.values())
 
     def _hanging(self) -> str:
         return f"no answer within {self._timeout:g} s"

@@ -11,7 +11,12 @@ Logger = structlog.stdlib.BoundLogger
 
 def configure_logging(service: str, level: str = "info", form: Literal["json", "console"] = "json") -> None:
     """Send structlog's and the standard library's records to stderr in one form."""
+
+    def add_service(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        return {"service": service, **event}
+
     shared: list[structlog.typing.Processor] = [
+        add_service,
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -21,7 +26,7 @@ def configure_logging(service: str, level: str = "info", form: Literal["json", "
     renderer: list[structlog.typing.Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if form == "json"
-        else [structlog.dev.ConsoleRenderer()]
+        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -41,7 +46,6 @@ def configure_logging(service: str, level: str = "info", form: Literal["json", "
     root.setLevel(level.upper())
     for noisy in ("httpx", "httpcore", "nats", "faststream", "urllib3", "aiosqlite", "alembic"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
-    structlog.contextvars.bind_contextvars(service=service)
 
 
 def get_logger(name: str) -> Logger:

@@ -1,32 +1,42 @@
 """How every service process starts and stops."""
 
 import asyncio
+import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import uvloop
-from batchyard.common.errors import ConfigurationError
+from faststream.nats import NatsBroker
+from nats.aio.client import Client
+from nats.errors import ConnectionReconnectingError, Error
+from nats.js import JetStreamContext
+from pydantic import ValidationError
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+
+from batchyard.common.config import Config, load_config
+from batchyard.common.errors import BatchyardError, ConfigurationError
 from batchyard.common.logs import configure_logging, get_logger
 from batchyard.common.messaging.broker import connection_of, create_broker
 from batchyard.common.messaging.topology import declare_streams
 from batchyard.common.objects import ObjectStore, open_object_store
 from batchyard.common.settings import Settings
-from faststream.nats import NatsBroker
-from nats.aio.client import Client
-from nats.errors import Error
-from nats.js import JetStreamContext
-from pydantic import ValidationError
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
 _JETSTREAM_PATIENCE = 60.0
 _log = get_logger(__name__)
+_stop_asked: ContextVar[asyncio.Event | None] = ContextVar("_stop_asked", default=None)
 
 S = TypeVar("S", bound=Settings)
+T = TypeVar("T")
 Serve = Callable[[asyncio.Event], Awaitable[None]]
+
+
+class _StoppedBeforeStart(BatchyardError):
+    """The process was told to stop while it still waited for what it needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +47,14 @@ class Messaging:
     connection: Client
     js: JetStreamContext
 
+    async def check(self) -> None:
+        """Raise when the connection is away.
+
+        Not by a flush: when nats-py gives up on one, the late answer to it ends the connection's reader.
+        """
+        if not self.connection.is_connected:
+            raise ConnectionReconnectingError
+
 
 @asynccontextmanager
 async def open_messaging(service: str, settings: Settings) -> AsyncIterator[Messaging]:
@@ -45,20 +63,54 @@ async def open_messaging(service: str, settings: Settings) -> AsyncIterator[Mess
     The broker is connected but not started: include routers, then `await broker.start()`.
     """
     broker = create_broker(service, settings)
-    connection = await connection_of(broker)
-    js = connection.jetstream(timeout=10)
     try:
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type((Error, OSError)),
-            wait=wait_exponential_jitter(multiplier=0.1, max=2),
-            stop=stop_after_delay(_JETSTREAM_PATIENCE),
-            reraise=True,
-        ):
-            with attempt:
-                await declare_streams(js, settings)
-        yield Messaging(broker, connection, js)
+        yield await _unless_stopped(_connect(broker, settings))
     finally:
         await broker.stop()
+
+
+async def _connect(broker: NatsBroker, settings: Settings) -> Messaging:
+    connection = await connection_of(broker)
+    js = connection.jetstream(timeout=10)
+    async for attempt in AsyncRetrying(
+        retry=retry_if_exception_type((Error, OSError)),
+        wait=wait_exponential_jitter(multiplier=0.1, max=2),
+        stop=stop_after_delay(_JETSTREAM_PATIENCE),
+        reraise=True,
+    ):
+        with attempt:
+            await declare_streams(js, settings)
+    return Messaging(broker, connection, js)
+
+
+async def _unless_stopped(work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, given up when the process is told to stop: the wait for a server has no end."""
+    stop = _stop_asked.get()
+    if stop is None:
+        return await work
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise _StoppedBeforeStart
+        return working.result()
+    finally:
+        stopping.cancel()
+        while not working.done():  # asyncio.wait_for in Python 3.11 may swallow a cancellation
+            working.cancel()
+            await asyncio.wait({working}, timeout=0.1)
+
+
+def read_config(settings: Settings) -> Config:
+    """The fleet and its prices, with a warning in the log for each key that is not understood.
+
+    Raises:
+        ConfigurationError: It cannot be used; the message says where it is wrong.
+    """
+    config = load_config(settings.config, os.environ)
+    for warning in config.warnings:
+        _log.warning("config.unknown_key", detail=warning)
+    return config
 
 
 @asynccontextmanager
@@ -114,5 +166,7 @@ async def _until_stopped(serve: Serve) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await serve(stop)
+    _stop_asked.set(stop)
+    with suppress(_StoppedBeforeStart):
+        await serve(stop)
     _log.info("service.stopped")

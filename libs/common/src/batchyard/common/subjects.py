@@ -15,6 +15,9 @@ from dataclasses import dataclass
 
 ROOT = "batchyard.v1"
 
+MAX_TOKEN = 3000
+"""Characters: nats-server ends a connection for good at a protocol line above 4096."""
+
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 _ESCAPED = re.compile(r"=([0-9A-F]{2})")
 _TOKEN = re.compile(r"(?:[A-Za-z0-9_-]|=[0-9A-F]{2})+")
@@ -26,11 +29,14 @@ def encode_token(text: str) -> str:
     Letters, digits, `-` and `_` stay; every other byte of the UTF-8 form becomes `=XX`.
 
     Raises:
-        ValueError: `text` is empty: an empty token is not a subject.
+        ValueError: `text` is empty, which is no token, or so long that the server would close the connection.
     """
     if not text:
         raise ValueError("a subject token cannot be empty")
-    return _UNSAFE.sub(lambda m: "".join(f"={byte:02X}" for byte in m[0].encode()), text)
+    token = _UNSAFE.sub(lambda m: "".join(f"={byte:02X}" for byte in m[0].encode()), text)
+    if len(token) > MAX_TOKEN:
+        raise ValueError(f"a subject token of {len(token)} characters is too long; {MAX_TOKEN} are possible")
+    return token
 
 
 def decode_token(token: str) -> str:
@@ -60,8 +66,8 @@ def event(tenant: str, noun: str, object_id: str, what: str) -> str:
 
 def event_filter(noun: str = "*", what: str = "*", *, tenant: str | None = None, object_id: str | None = None) -> str:
     """A filter over events; what is not given matches everything."""
-    who = encode_token(tenant) if tenant else "*"
-    which = encode_token(object_id) if object_id else "*"
+    who = encode_token(tenant) if tenant is not None else "*"
+    which = encode_token(object_id) if object_id is not None else "*"
     return f"{ROOT}.evt.{who}.{noun}.{which}.{what}"
 
 

@@ -13,6 +13,7 @@ async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
     `asyncio.wait_for` of Python 3.11 may swallow a cancellation (https://github.com/python/cpython/issues/86296), and
     libraries stand on it: a task that goes on after being cancelled is cancelled again.
     """
+    tasks = tuple(tasks)
     pending = {task for task in tasks if not task.done()}
     while pending:
         for task in pending:

@@ -3,6 +3,7 @@
 from http import HTTPStatus
 
 from aiohttp import web
+
 from batchyard.vllm_sim.endpoints import generation, pooling
 from batchyard.vllm_sim.endpoints.control import Control
 from batchyard.vllm_sim.endpoints.service import Service

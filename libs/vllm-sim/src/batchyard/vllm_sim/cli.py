@@ -4,9 +4,10 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
+
 from batchyard.vllm_sim.server import Listening, run
 from batchyard.vllm_sim.settings import DEFAULT_MODEL, SimSettings
-from pydantic import ValidationError
 
 
 class SchedulingPolicy(StrEnum):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from aiohttp import web
+
 from batchyard.vllm_sim.endpoints.streaming import DONE
 from batchyard.vllm_sim.faults import FaultKind
 from batchyard.vllm_sim.replies import JSON_HEADERS, STREAM_HEADERS, json_bytes

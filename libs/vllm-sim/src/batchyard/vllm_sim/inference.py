@@ -9,6 +9,7 @@ from itertools import count
 from uuid import uuid4
 
 from aiohttp import web
+
 from batchyard.vllm_sim.delivery import hang, reset, send_body, send_stream
 from batchyard.vllm_sim.engine import Engine, longest
 from batchyard.vllm_sim.errors import (

@@ -4,12 +4,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from batchyard.vllm_sim.capacity import Capacity
-from batchyard.vllm_sim.settings import SimSettings
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+
+from batchyard.vllm_sim.capacity import Capacity
+from batchyard.vllm_sim.settings import SimSettings
 
 _LABELS = ("engine", "model_name")
 FINISH_REASONS = ("stop", "length", "abort", "error")

@@ -5,6 +5,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
+
 from batchyard.vllm_sim.errors import SimError, UnauthorizedError
 from batchyard.vllm_sim.identity import SERVER
 from batchyard.vllm_sim.settings import SimSettings

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import uvloop
 from aiohttp import web
+
 from batchyard.vllm_sim.app import STATE, create_app
 from batchyard.vllm_sim.identity import DESCRIPTION
 from batchyard.vllm_sim.settings import SimSettings

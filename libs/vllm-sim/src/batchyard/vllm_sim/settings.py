@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal
 
-from batchyard.vllm_sim.faults import parse_rates
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from batchyard.vllm_sim.faults import parse_rates
 
 DEFAULT_MODEL = "my-vllm-model"
 

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
+from nats.aio.msg import Msg
+
 from batchyard.batch_runner.attempt import Attempts
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.batches import Batches
@@ -28,7 +30,6 @@ from batchyard.common.logs import get_logger
 from batchyard.common.messaging.commands import CommandClient
 from batchyard.common.messaging.topology import steps_consumer, work_consumer
 from batchyard.common.service import Messaging, open_messaging, open_objects, read_config
-from nats.aio.msg import Msg
 
 _log = get_logger(__name__)
 

@@ -11,6 +11,8 @@ and announced already changes nothing: every step may run again.
 from collections.abc import Iterator
 from typing import Literal
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from batchyard.common.contracts.batches import (
     Batch,
     BatchErrors,
@@ -24,7 +26,6 @@ from batchyard.common.contracts.files import ExpiresAfter
 from batchyard.common.errors import Conflict
 from batchyard.common.ids import encode_id, raw_id_of
 from batchyard.common.subjects import encode_token
-from pydantic import BaseModel, ConfigDict, Field
 
 Ending = Literal[BatchStatus.COMPLETED, BatchStatus.EXPIRED, BatchStatus.CANCELLED]
 

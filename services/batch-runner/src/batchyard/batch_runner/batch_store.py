@@ -2,6 +2,11 @@
 
 from collections.abc import AsyncIterator, Callable
 
+from nats.aio.client import Client
+from nats.errors import Error
+from nats.js import JetStreamContext
+from nats.js.errors import APIError, NotFoundError
+
 from batchyard.batch_runner.batch import BatchRecord, ShardOutcome, announced, record_key, shard_key, to_event
 from batchyard.batch_runner.shard import ShardTable, decode_table, encode_table, plan_key
 from batchyard.batch_runner.tally import ShardProgress
@@ -21,10 +26,6 @@ from batchyard.common.messaging.topology import (
 )
 from batchyard.common.object_keys import batch_prefix
 from batchyard.common.objects import ObjectStore, read
-from nats.aio.client import Client
-from nats.errors import Error
-from nats.js import JetStreamContext
-from nats.js.errors import APIError, NotFoundError
 
 _SUBJECT_FULL = 10077
 _MAX_TABLE_BYTES = 64 * 1024 * 1024

@@ -6,6 +6,7 @@ A line is touched as few times as possible: the body stays the bytes the client 
 from dataclasses import dataclass
 
 import msgspec
+
 from batchyard.common.contracts.batches import Usage
 
 BLANK = b" \t\r\n\x0b\x0c"

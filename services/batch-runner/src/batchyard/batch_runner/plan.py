@@ -142,8 +142,12 @@ class Planner:
         if self._model is None:
             if named is None:
                 return _problem(number, "invalid_request", "Model parameter is required.")
-            self._model = named
             self._pool = await self._lookup(named)
+            if self._pool is None:
+                return _unsupported(number, named)
+            self._model = named
+        if self._pool is None:
+            return _unsupported(number, self._model)
         if named is not None and _served(named) != _served(self._model):
             pool = await self._lookup(named)
             if pool is None:
@@ -155,7 +159,7 @@ class Planner:
                     f"The model '{named}' for this request does not match the rest of the batch. "
                     "Each batch must contain requests for a single model.",
                 )
-        return _unsupported(number, self._model) if self._pool is None else None
+        return None
 
     async def _lookup(self, model: str) -> str | None:
         if model not in self._pools:

@@ -9,15 +9,16 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from nats.aio.msg import Msg
+from nats.errors import Error
+from nats.errors import TimeoutError as NatsTimeoutError
+from nats.js import JetStreamContext
+
 from batchyard.common.errors import ServiceUnavailable
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.topology import Consumer, declare_consumer
 from batchyard.common.objects import ObjectStoreUnavailable
 from batchyard.common.tasks import end
-from nats.aio.msg import Msg
-from nats.errors import Error
-from nats.errors import TimeoutError as NatsTimeoutError
-from nats.js import JetStreamContext
 
 _FETCH_SECONDS = 5.0
 _TROUBLE_SECONDS = 1.0

@@ -1,7 +1,8 @@
 """Settings of batch-runner."""
 
-from batchyard.common.settings import Settings
 from pydantic import Field
+
+from batchyard.common.settings import Settings
 
 MIB = 1024 * 1024
 

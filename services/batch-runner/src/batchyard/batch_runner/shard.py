@@ -1,6 +1,7 @@
 """Shards: contiguous runs of a batch's lines, the unit of work and of redelivery."""
 
 import msgspec
+
 from batchyard.common.object_keys import batch_prefix
 
 

@@ -2,10 +2,11 @@
 
 from typing import ClassVar
 
+from pydantic import BaseModel, ConfigDict
+
 from batchyard.batch_runner.lines import Tokens
 from batchyard.batch_runner.segments import Kind, Result
 from batchyard.common.contracts.batches import Usage
-from pydantic import BaseModel, ConfigDict
 
 
 class ShardProgress(BaseModel):

@@ -9,8 +9,9 @@ from typing import Any, Protocol, Self
 
 import aiohttp
 from aiohttp import ClientConnectorError, ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
-from batchyard.common.config import Deployment
 from yarl import URL
+
+from batchyard.common.config import Deployment
 
 _CONNECT_TIMEOUT = 10.0
 _HEALTH_TIMEOUT = 5.0

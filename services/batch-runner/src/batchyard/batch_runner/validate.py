@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
+
 from batchyard.common.contracts.batches import BatchProblem
 
 MAX_PROBLEMS = 100

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from alembic.util import CommandError
-from batchyard.billing import migrations
-from batchyard.common.errors import ConfigurationError, ServiceUnavailable
-from batchyard.common.logs import get_logger
 from sqlalchemy import URL, Connection, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+
+from batchyard.billing import migrations
+from batchyard.common.errors import ConfigurationError, ServiceUnavailable
+from batchyard.common.logs import get_logger
 
 _BUSY_MILLISECONDS = 1500
 """How long SQLite waits for another writer: shorter than the health check, which then tells the reason."""

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from sqlalchemy import BigInteger, ColumnElement, Row, RowMapping, func, literal, select, tuple_, type_coerce
+from sqlalchemy.dialects import postgresql, sqlite
+
 from batchyard.billing.database import Database
 from batchyard.billing.entry import LedgerEntry
 from batchyard.billing.money import UNITS_PER_WHOLE, from_units
 from batchyard.billing.tables import ledger_entries as table
 from batchyard.common.contracts.batches import RequestCounts, Usage
 from batchyard.common.contracts.billing import GroupBy, LedgerLine, SpendGroup
-from sqlalchemy import BigInteger, ColumnElement, Row, RowMapping, func, literal, select, tuple_, type_coerce
-from sqlalchemy.dialects import postgresql, sqlite
 
 _DAY = 86_400
 _LAST_SECOND = 2**62

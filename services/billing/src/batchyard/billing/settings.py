@@ -1,9 +1,10 @@
 """Settings of the billing process, on top of those every service has."""
 
-from batchyard.common.settings import Settings
 from pydantic import Field, SecretStr, field_validator
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
+
+from batchyard.common.settings import Settings
 
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 

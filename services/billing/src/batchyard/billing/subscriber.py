@@ -11,14 +11,15 @@ One message is fetched when the one before is settled: nothing waits in this pro
 import asyncio
 import json
 
+from nats.aio.msg import Msg
+from nats.errors import Error
+from nats.js import JetStreamContext
+
 from batchyard.billing.ledger import Ledger, Outcome, Unbillable
 from batchyard.common.contracts.events import BatchEvent
 from batchyard.common.errors import ServiceUnavailable
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.topology import Consumer, declare_consumer
-from nats.aio.msg import Msg
-from nats.errors import Error
-from nats.js import JetStreamContext
 
 _KNOWN_VERSION = 1
 # After a restart of the server an outstanding fetch is lost, and work resumes when this time is over.

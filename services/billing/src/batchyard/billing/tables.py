@@ -2,8 +2,9 @@
 
 from decimal import Decimal
 
-from batchyard.billing.money import from_units, to_units
 from sqlalchemy import JSON, BigInteger, Column, Dialect, Index, MetaData, Table, Text, TypeDecorator
+
+from batchyard.billing.money import from_units, to_units
 
 metadata = MetaData(
     naming_convention={"ix": "ix_%(table_name)s_%(column_0_N_name)s", "pk": "pk_%(table_name)s"},

@@ -1,7 +1,8 @@
 """What file-store needs to know beyond what every service does. All times are in seconds."""
 
-from batchyard.common.settings import Settings
 from pydantic import Field
+
+from batchyard.common.settings import Settings
 
 
 class FileStoreSettings(Settings):

@@ -1,9 +1,10 @@
 """The record of a file, and its place in the KV bucket."""
 
+from pydantic import BaseModel, ConfigDict
+
 from batchyard.common.contracts.files import File, Purpose
 from batchyard.common.ids import encode_id
 from batchyard.common.subjects import encode_token
-from pydantic import BaseModel, ConfigDict
 
 
 class FileRecord(BaseModel):

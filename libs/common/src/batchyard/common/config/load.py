@@ -8,15 +8,44 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+
 from batchyard.common.config.model import ANY_MODEL, Config, Deployment, Price
 from batchyard.common.errors import ConfigurationError
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from batchyard.common.subjects import encode_token
 
 _REFERENCE = "os.environ/"
+_PROVIDER = "hosted_vllm/"
+_HTTP = re.compile(r"https?://[^/\s]")
+_NOT_HTTP = "must be an http:// or https:// URL"
+_CONTENT = re.compile(r"'(?!<).+'", re.DOTALL)
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping: YAML's own loader silently drops the first."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    problem = f"the key {key.value} stands twice"
+                    raise yaml.composer.ComposerError(problem=problem, problem_mark=key.start_mark)
+                seen.add(key.value)
+        return node
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty_keys(cls, value: Any) -> Any:
+        """A key with nothing after it, as when all below it is commented out, counts as absent."""
+        if not isinstance(value, dict):
+            raise ValueError(f"must be a mapping, not a {type(value).__name__}")  # noqa: TRY004  for pydantic
+        return {key: item for key, item in value.items() if item is not None or key not in cls.model_fields}
 
     def unknown_keys(self, path: str) -> Iterator[str]:
         for key in self.model_extra or {}:
@@ -36,11 +65,11 @@ class _LiteLLMParams(_Section):
     model: str = Field(min_length=1)
     api_base: str | None = None
     api_key: SecretStr | None = None
-    timeout: float | None = Field(default=None, gt=0)
+    timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     max_parallel_requests: int | None = Field(default=None, ge=1)
     rpm: int | None = Field(default=None, ge=1)
     tpm: int | None = Field(default=None, ge=1)
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     input_cost_per_token: Decimal | None = Field(default=None, ge=0)
     output_cost_per_token: Decimal | None = Field(default=None, ge=0)
     cache_read_input_token_cost: Decimal | None = Field(default=None, ge=0)
@@ -50,8 +79,15 @@ class _LiteLLMParams(_Section):
     @field_validator("api_base")
     @classmethod
     def _is_http(cls, value: str | None) -> str | None:
-        if value is not None and not re.match(r"https?://[^/]", value):
-            raise ValueError("must be an http:// or https:// URL")
+        if value is not None and not _HTTP.match(value):
+            raise ValueError(_NOT_HTTP)
+        return value
+
+    @field_validator("model")
+    @classmethod
+    def _names_a_model(cls, value: str) -> str:
+        if not value.removeprefix(_PROVIDER):
+            raise ValueError("names no model")
         return value
 
 
@@ -64,6 +100,12 @@ class _ModelEntry(_Section):
     model_name: str = Field(min_length=1, max_length=512)
     litellm_params: _LiteLLMParams
     model_info: _ModelInfo = _ModelInfo()
+
+    @field_validator("model_name")
+    @classmethod
+    def _fits_a_subject(cls, value: str) -> str:
+        encode_token(value)
+        return value
 
 
 class _GeneralSettings(_Section):
@@ -103,7 +145,7 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
 
 
 def _from_environment(environ: Mapping[str, str]) -> Config:
-    base = environ.get("HOSTED_VLLM_API_BASE")
+    base = _fallback_base(environ)
     master_key = _secret(environ, "BATCHYARD_MASTER_KEY")
     if not base:
         return Config(master_key=master_key)
@@ -119,12 +161,14 @@ def _from_environment(environ: Mapping[str, str]) -> Config:
 
 def _parse(path: Path, environ: Mapping[str, str]) -> _File:
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  a SafeLoader
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise ConfigurationError(f"{path}, line {line}: not valid YAML: {error.problem}") from error
+        # What a problem quotes may be a secret: a key that begins with `*` or `!`.
+        problem = _CONTENT.sub("'…'", str(error.problem))
+        raise ConfigurationError(f"{path}, line {line}: not valid YAML: {problem}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: not valid YAML") from error
     if document is not None and not isinstance(document, dict):
@@ -160,18 +204,18 @@ def _resolve(value: Any, where: str, path: Path, environ: Mapping[str, str]) -> 
 
 def _deployment(entry: _ModelEntry, index: int, path: Path, environ: Mapping[str, str]) -> Deployment:
     params = entry.litellm_params
-    base = params.api_base or environ.get("HOSTED_VLLM_API_BASE")
+    base = params.api_base or _fallback_base(environ)
     if not base:
         raise ConfigurationError(
             f"{path}: model_list[{index}].litellm_params.api_base is missing and HOSTED_VLLM_API_BASE is not set"
         )
     base_url = _server_root(base)
-    model = params.model.removeprefix("hosted_vllm/")
+    model = params.model.removeprefix(_PROVIDER)
     identity = f"{entry.model_name}\n{model}\n{base_url}"
     return Deployment(
         id=entry.model_info.id or hashlib.sha256(identity.encode()).hexdigest()[:16],
         pool=entry.model_name,
-        model=model,
+        model=None if model == ANY_MODEL else model,
         base_url=base_url,
         api_key=params.api_key or _secret(environ, "HOSTED_VLLM_API_KEY"),
         timeout=params.timeout,
@@ -198,6 +242,13 @@ def _refuse_doubles(deployments: tuple[Deployment, ...], path: Path) -> None:
                 "model and api_base)"
             )
         seen.add(deployment.id)
+
+
+def _fallback_base(environ: Mapping[str, str]) -> str | None:
+    base = environ.get("HOSTED_VLLM_API_BASE")
+    if base and not _HTTP.match(base):
+        raise ConfigurationError(f"HOSTED_VLLM_API_BASE {_NOT_HTTP}")
+    return base
 
 
 def _server_root(api_base: str) -> str:

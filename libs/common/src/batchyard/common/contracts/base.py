@@ -1,10 +1,11 @@
 """What commands, replies and events have in common."""
 
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from batchyard.common import subjects
 from batchyard.common.errors import ErrorBody
-from pydantic import BaseModel, ConfigDict
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -41,3 +42,9 @@ class Reply(Contract, Generic[R]):
 
     result: R | None = None
     error: ErrorBody | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if (self.result is None) is (self.error is None):
+            raise ValueError("a reply is a result or an error")
+        return self

@@ -6,9 +6,10 @@ Source of the object: https://platform.openai.com/docs/api-reference/batch/objec
 from enum import StrEnum
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from batchyard.common.contracts.base import Command, Contract
 from batchyard.common.contracts.files import ExpiresAfter
-from pydantic import Field
 
 BATCH_LIST_MAX = 100
 

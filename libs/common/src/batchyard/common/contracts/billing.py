@@ -3,9 +3,10 @@
 from decimal import Decimal
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from batchyard.common.contracts.base import Command, Contract
 from batchyard.common.contracts.batches import RequestCounts, Usage
-from pydantic import Field
 
 SPEND_PAGE_MAX = 1000
 

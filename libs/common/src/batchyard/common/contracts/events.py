@@ -2,10 +2,11 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from batchyard.common import subjects
 from batchyard.common.contracts.base import Contract
 from batchyard.common.contracts.batches import Batch, BatchStatus, RequestCounts, Usage
-from pydantic import Field
 
 
 class BatchEvent(Contract):

@@ -6,8 +6,9 @@ Source of the object: https://platform.openai.com/docs/api-reference/files/objec
 from enum import StrEnum
 from typing import ClassVar, Literal
 
-from batchyard.common.contracts.base import Command, Contract
 from pydantic import Field
+
+from batchyard.common.contracts.base import Command, Contract
 
 FILE_LIST_MAX = 10_000
 

@@ -1,16 +1,20 @@
 """The one FastStream broker factory. It corrects the defaults that lose or repeat messages."""
 
 import ssl
+from contextlib import suppress
+from types import TracebackType
 from typing import Any
 
-from batchyard.common.logs import get_logger
-from batchyard.common.settings import Settings
 from faststream.middlewares import AckPolicy
 from faststream.nats import NatsBroker
 from faststream.nats.security import NatsToken
 from faststream.security import BaseSecurity, SASLPlaintext
 from nats.aio.client import Client
 from nats.errors import ConnectionClosedError, Error, StaleConnectionError, UnexpectedEOF
+
+from batchyard.common.errors import ConfigurationError
+from batchyard.common.logs import get_logger
+from batchyard.common.settings import Settings
 
 _PASSING = (ConnectionClosedError, StaleConnectionError, UnexpectedEOF, OSError)
 _log = get_logger(__name__)
@@ -23,7 +27,16 @@ def create_broker(service: str, settings: Settings) -> NatsBroker:
     - Acknowledgement is manual unless a subscriber says otherwise: the default throws a message away on an error.
     - It does not log two lines a message; services log what they did instead.
     """
-    return NatsBroker(
+
+    async def on_disconnected() -> None:
+        if not broker.stopping:
+            _log.warning("nats.disconnected")
+
+    async def on_closed() -> None:
+        if not broker.stopping:  # the server refused us for good: nats-py does not try again
+            _log.critical("nats.closed")
+
+    broker = _Broker(
         settings.nats_servers,
         name=service,
         security=_security(settings),
@@ -31,17 +44,68 @@ def create_broker(service: str, settings: Settings) -> NatsBroker:
         reconnect_time_wait=1,
         connect_timeout=5,
         ping_interval=20,
-        error_cb=_on_error,
-        disconnected_cb=_on_disconnected,
+        disconnected_cb=on_disconnected,
+        closed_cb=on_closed,
         reconnected_cb=_on_reconnected,
         ack_policy=AckPolicy.MANUAL,
         graceful_timeout=10.0,
         logger=None,
     )
+    return broker
+
+
+class _Broker(NatsBroker):
+    """A broker that outlives a refusal, and stops also while the server is away."""
+
+    stopping = False
+
+    async def _connect(self) -> Client:
+        # FastStream raises a refusal out of nats-py's error callback, also in the task that reconnects: one moment
+        # without the right credentials would end it. Here only the first connection fails by a refusal.
+        connection = Client()
+        try:
+            await connection.connect(**{**self._connection_kwargs, "error_cb": self._on_error})
+        except BaseException as error:
+            self.stopping = True
+            with suppress(Error, OSError):
+                await connection.close()  # its socket would stay open
+            if _is_refusal(error):
+                raise ConfigurationError(
+                    "NATS refuses the credentials in BATCHYARD_NATS_TOKEN, or BATCHYARD_NATS_USER and _PASSWORD"
+                ) from error
+            raise
+        self.config.connect(connection)
+        return connection
+
+    async def _on_error(self, error: Exception) -> None:
+        if self._connection is None and _is_refusal(error):
+            raise error
+        await _log_error(error)
+
+    async def stop(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_val: BaseException | None = None,
+        exc_tb: TracebackType | None = None,
+    ) -> None:
+        self.stopping = True
+        connection = self._connection
+        try:
+            try:
+                await super().stop(exc_type, exc_val, exc_tb)
+            finally:
+                if connection is not None:
+                    await connection.close()
+        except* (Error, OSError) as errors:
+            _log.warning("nats.not_drained", error=repr(errors.exceptions[0]))
 
 
 async def connection_of(broker: NatsBroker) -> Client:
-    """The connected nats-py client below `broker`: for KV, pull loops and plain publishing."""
+    """The connected nats-py client below `broker`: for KV, pull loops and plain publishing.
+
+    Raises:
+        ConfigurationError: The server refuses the credentials.
+    """
     await broker.connect()
     client: Any = broker.config.broker_config.connection_state.connection
     assert isinstance(client, Client)
@@ -59,7 +123,11 @@ def _security(settings: Settings) -> BaseSecurity | None:
     return BaseSecurity(ssl_context=context, use_ssl=True) if use_tls else None
 
 
-async def _on_error(error: Exception) -> None:
+def _is_refusal(error: BaseException) -> bool:
+    return isinstance(error, Error) and "authorization violation" in str(error).lower()
+
+
+async def _log_error(error: Exception) -> None:
     # A denied publish is reported here and nowhere else: the publisher itself only sees a timeout.
     if isinstance(error, Error) and "permissions violation" in str(error).lower():
         _log.critical("nats.permission_denied", error=str(error))
@@ -67,10 +135,6 @@ async def _on_error(error: Exception) -> None:
         _log.warning("nats.connection_trouble", error=repr(error))
     else:
         _log.error("nats.error", error=repr(error))
-
-
-async def _on_disconnected() -> None:
-    _log.warning("nats.disconnected")
 
 
 async def _on_reconnected() -> None:

@@ -4,15 +4,16 @@ from collections.abc import Awaitable, Callable
 from functools import cache
 from typing import Any, TypeVar, cast
 
-from batchyard.common import subjects
-from batchyard.common.contracts.base import Command, Reply
-from batchyard.common.errors import ApiError, InternalError, InvalidRequest, ServiceUnavailable
-from batchyard.common.logs import get_logger
 from faststream import ExceptionMiddleware, Path
 from faststream.nats import NatsRouter
 from nats.aio.client import Client
 from nats.errors import Error, NoRespondersError
 from pydantic import BaseModel, ValidationError
+
+from batchyard.common import subjects
+from batchyard.common.contracts.base import Command, Reply
+from batchyard.common.errors import ApiError, InternalError, InvalidRequest, ServiceUnavailable
+from batchyard.common.logs import get_logger
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -59,7 +60,10 @@ class CommandClient:
             raise ServiceUnavailable(f"The {owner} service is not running. Please retry shortly.") from error
         except (Error, OSError) as error:
             raise ServiceUnavailable(f"The {owner} service did not answer. Please retry shortly.") from error
-        reply = _reply_type(command.result).model_validate_json(message.data)
+        try:
+            reply = _reply_type(command.result).model_validate_json(message.data)
+        except ValidationError as error:
+            raise InternalError(f"The {owner} service gave an answer that cannot be read.") from error
         if reply.error is not None:
             raise ApiError.from_body(reply.error)
         return cast("R", reply.result)
@@ -104,7 +108,10 @@ class CommandRouter(NatsRouter):
         """Let `handler(tenant, command)` answer `command`."""
 
         async def endpoint(command: Any, tenant: str = Path()) -> Reply[Any]:
-            return Reply(result=await handler(_tenant(tenant), command))
+            try:
+                return Reply(result=await handler(_tenant(tenant), command))
+            except ValidationError as error:  # of a value of our own: the caller's was read before
+                return _unexpected_error(error)
 
         endpoint.__annotations__ = {"command": command, "tenant": str, "return": Reply[command.result]}  # type: ignore[name-defined]
         endpoint.__name__ = f"{command.noun}_{command.verb}".replace("-", "_")

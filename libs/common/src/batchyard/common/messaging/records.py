@@ -1,24 +1,27 @@
 """Records in a JetStream KV bucket: typed values, read with their revision, changed by compare-and-set."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from batchyard.common.errors import ServiceUnavailable
+from nats.aio.msg import Msg
 from nats.errors import Error
 from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import APIError, KeyNotFoundError, KeyWrongLastSequenceError
-from nats.js.kv import KV_DEL, KV_PURGE, KeyValue
+from nats.js.kv import KV_DEL, KV_OP, KV_PURGE, KeyValue
 from pydantic import BaseModel
+
+from batchyard.common.errors import ServiceUnavailable
 
 M = TypeVar("M", bound=BaseModel)
 
 _CHANGE_ATTEMPTS = 64
 _WRONG_LAST_SEQUENCE = (10071, 10164)
 _STREAM_NOT_FOUND = 10059
-# A listing's consumer lives on in the server for this long (seconds); the default of 5 minutes piles them up.
-_LISTING_CONSUMER_LINGERS = 30.0
+_LISTING_BATCH = 256
+_LISTING_TIMEOUT = 5.0
 
 
 class RevisionConflict(Exception):
@@ -43,9 +46,9 @@ class Records(Generic[M]):
     def __init__(self, js: JetStreamContext, bucket: str, model: type[M]) -> None:
         # The bucket is declared by `topology`: binding without a round trip keeps start-up order free.
         self._js = js
-        self._bucket = bucket
         self._stream = f"KV_{bucket}"
-        self._kv = KeyValue(name=bucket, stream=self._stream, pre=f"$KV.{bucket}.", js=js, direct=False)
+        self._prefix = f"$KV.{bucket}."
+        self._kv = KeyValue(name=bucket, stream=self._stream, pre=self._prefix, js=js, direct=False)
         self._model = model
 
     async def get(self, key: str) -> Entry[M] | None:
@@ -94,7 +97,7 @@ class Records(Generic[M]):
     async def erase(self, prefix: str) -> None:
         """Remove every record whose key begins with the tokens of `prefix`, and every trace of it."""
         with _outage_told():
-            await self._js.purge_stream(self._stream, subject=f"$KV.{self._bucket}.{prefix}.>")
+            await self._js.purge_stream(self._stream, subject=f"{self._prefix}{prefix}.>")
 
     async def change(self, key: str, change: Callable[[M], M]) -> Entry[M] | None:
         """Apply a pure function to the record until no one else wrote in between; None when there is no record.
@@ -115,22 +118,39 @@ class Records(Generic[M]):
         raise ServiceUnavailable("The record is being changed by too many at once. Please retry shortly.")
 
     async def list(self, prefix: str) -> AsyncGenerator[Entry[M], None]:
-        """Every record whose key begins with the tokens of `prefix` (`a.b`), in the order of their last change."""
+        """Every record whose key begins with the tokens of `prefix` (`a.b`), in the order of their last change.
+
+        Not by nats-py's `watch`: it takes a snapshot whose messages are still under way for an empty one.
+        """
         with _outage_told():
-            watcher: Any = await self._kv.watch(
-                f"{prefix}.>" if prefix else ">",
-                ignore_deletes=True,
-                inactive_threshold=_LISTING_CONSUMER_LINGERS,
-            )
+            pending, messages = await self._snapshot(f"{prefix}.>" if prefix else ">")
         try:
-            while True:
+            while pending:
                 with _outage_told():
-                    entry = await watcher.updates(timeout=10.0)
-                if entry is None:
-                    return
-                yield self._entry(entry)
+                    batch, pending = await _pull(messages, pending)
+                for message in batch:
+                    if KV_OP not in (message.headers or {}):
+                        yield self._listed(message)
         finally:
-            await watcher.stop()
+            with suppress(Error):
+                await messages.unsubscribe()
+
+    async def _snapshot(self, keys: str) -> tuple[int, JetStreamContext.PullSubscription]:
+        """The number of messages that lie under `keys` now, removals included, and a subscription to pull them."""
+        config = ConsumerConfig(
+            filter_subject=f"{self._prefix}{keys}",
+            deliver_policy=DeliverPolicy.LAST_PER_SUBJECT,
+            ack_policy=AckPolicy.NONE,
+            mem_storage=True,
+            num_replicas=1,
+            inactive_threshold=_LISTING_TIMEOUT * 2,
+        )
+        consumer = await self._js.add_consumer(self._stream, config)
+        return consumer.num_pending or 0, await self._js.pull_subscribe_bind(consumer.name, self._stream)
+
+    def _listed(self, message: Msg) -> Entry[M]:
+        key = message.subject.removeprefix(self._prefix)
+        return Entry(key, self._model.model_validate_json(message.data), message.metadata.sequence.stream)
 
     async def watch(self) -> AsyncIterator[Entry[M] | str]:
         """Every record there is, then every change: the entry, or the key of a record that was removed."""
@@ -151,6 +171,21 @@ class Records(Generic[M]):
         assert entry.value is not None
         assert entry.revision is not None
         return Entry(entry.key, self._model.model_validate_json(entry.value), entry.revision)
+
+
+async def _pull(messages: JetStreamContext.PullSubscription, pending: int) -> tuple[list[Msg], int]:
+    """The next of `pending` messages, and how many are left then."""
+    try:
+        # Never more than there are: the server would wait for them.
+        batch = await messages.fetch(min(pending, _LISTING_BATCH), timeout=_LISTING_TIMEOUT)
+    except TimeoutError:
+        batch = []
+    if batch:
+        return batch, batch[-1].metadata.num_pending
+    # Either a purge removed what was left, or the server was restarted and has forgotten the consumer.
+    if (await messages.consumer_info()).num_pending:
+        raise ServiceUnavailable("The record store did not answer. Please retry shortly.")
+    return [], 0
 
 
 def _encode(value: BaseModel) -> bytes:

@@ -7,9 +7,6 @@ brought to the server, which would otherwise keep the old one silently.
 import hashlib
 from dataclasses import dataclass
 
-from batchyard.common import subjects
-from batchyard.common.contracts.batches import BatchStatus
-from batchyard.common.settings import Settings
 from nats.js import JetStreamContext
 from nats.js.api import (
     AckPolicy,
@@ -19,7 +16,12 @@ from nats.js.api import (
     StorageType,
     StreamConfig,
 )
-from nats.js.errors import BadRequestError
+from nats.js.errors import APIError, BadRequestError
+
+from batchyard.common import subjects
+from batchyard.common.contracts.batches import BatchStatus
+from batchyard.common.errors import ConfigurationError
+from batchyard.common.settings import Settings
 
 EVENTS = "EVENTS"
 WORK = "WORK"
@@ -35,6 +37,7 @@ STEPS_CONSUMER = "steps"
 BILLING_CONSUMER = "billing"
 
 _NAME_TAKEN = 10058
+_NO_REPLICAS = 10074
 _DEDUPE_WINDOW = 120.0
 
 
@@ -143,14 +146,29 @@ def _queue_consumer(stream: str, name: str, subject: str, settings: Settings) ->
 
 
 async def declare_streams(js: JetStreamContext, settings: Settings) -> None:
-    """Make every stream and bucket exist with the settings above."""
+    """Make every stream and bucket exist with the settings above.
+
+    Raises:
+        ConfigurationError: More copies are wanted than a server that stands alone can keep.
+    """
     for config in streams(settings):
         try:
-            await js.add_stream(config)
-        except BadRequestError as error:
-            if error.err_code != _NAME_TAKEN:
+            await _declare_stream(js, config)
+        except APIError as error:
+            if error.err_code != _NO_REPLICAS:
                 raise
-            await js.update_stream(config)
+            raise ConfigurationError(
+                f"BATCHYARD_NATS_REPLICAS is {settings.nats_replicas}, but this NATS server is not part of a cluster"
+            ) from error
+
+
+async def _declare_stream(js: JetStreamContext, config: StreamConfig) -> None:
+    try:
+        await js.add_stream(config)
+    except BadRequestError as error:
+        if error.err_code != _NAME_TAKEN:
+            raise
+        await js.update_stream(config)
 
 
 async def declare_consumer(js: JetStreamContext, consumer: Consumer) -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from pydantic import SecretStr
+
 from batchyard.common.objects.local import LocalObjectStore
 from batchyard.common.objects.minio import MinioObjectStore
 from batchyard.common.objects.minio_client import MinioConfig
-from pydantic import SecretStr
 
 if TYPE_CHECKING:
     from batchyard.common.objects.port import ObjectStore

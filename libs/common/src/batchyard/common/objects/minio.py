@@ -20,9 +20,10 @@ from batchyard.common.objects.threads import in_windows
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 
+    from urllib3 import BaseHTTPResponse
+
     from batchyard.common.objects.minio_client import MinioConfig
     from batchyard.common.objects.port import ObjectInfo
-    from urllib3 import BaseHTTPResponse
 
 READ_BYTES = 1024 * 1024
 _PAGE = 1000

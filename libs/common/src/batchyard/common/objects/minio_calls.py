@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
+
 from batchyard.common.objects.errors import ObjectStoreError
 from batchyard.common.objects.minio_client import FAILURES, S3Client, explain
 from batchyard.common.objects.threads import BlockingCalls, in_windows

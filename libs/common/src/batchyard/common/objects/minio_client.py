@@ -15,9 +15,6 @@ from urllib.parse import quote, urlsplit
 from xml.etree.ElementTree import ParseError
 
 import urllib3
-from batchyard.common.objects.errors import ObjectNotFound, ObjectStoreError, ObjectStoreUnavailable
-from batchyard.common.objects.parts import MIN_PART_BYTES
-from batchyard.common.objects.port import ObjectInfo
 from minio import Minio
 from minio.datatypes import Part
 from minio.deleteobjects import DeleteObject
@@ -25,14 +22,19 @@ from minio.error import InvalidResponseError, S3Error, ServerError
 from minio.helpers import check_bucket_name
 from pydantic import SecretStr
 
+from batchyard.common.objects.errors import ObjectNotFound, ObjectStoreError, ObjectStoreUnavailable
+from batchyard.common.objects.parts import MIN_PART_BYTES
+from batchyard.common.objects.port import ObjectInfo
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from batchyard.common.objects.parts import Piece
     from minio.datatypes import Object
     from minio.helpers import DictType
     from urllib3 import BaseHTTPResponse
+
+    from batchyard.common.objects.parts import Piece
 
 FAILURES = (InvalidResponseError, S3Error, ServerError, urllib3.exceptions.HTTPError, ParseError, OSError)
 """What a call can raise when the server, or the way to it, fails."""

@@ -13,6 +13,7 @@ import json
 from typing import Any
 
 from aiohttp import web
+
 from batchyard.vllm_sim.errors import BadValueError
 from batchyard.vllm_sim.faults import FaultSyntaxError
 from batchyard.vllm_sim.replies import json_response

@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from aiohttp import web
+
 from batchyard.vllm_sim.identity import NAME, SERVER, VERSION
 from batchyard.vllm_sim.metrics import EngineCollector, exposition
 from batchyard.vllm_sim.replies import json_response

@@ -1,0 +1,38 @@
+"""One running Batchyard, over one simulated vLLM, for clients that nobody here wrote."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.stack import command, config_for
+
+
+@pytest.fixture(scope="session")
+def sim_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The simulator's address as the quick start writes it: without /v1."""
+    log = tmp_path_factory.mktemp("sim") / "sim.log"
+    with command(["sim", "--port", "0"], r"(http://[\d.:]+)/v1", log=log) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def base_url(sim_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The root of Batchyard's API, without /v1."""
+    directory = tmp_path_factory.mktemp("stack")
+    config = config_for(sim_url, directory / "config.yaml")
+    arguments = ["up", "--config", str(config), "--data-dir", str(directory / "data"), "--port", "0"]
+    with command(arguments, r"(http://[\d.:]+)/v1", log=directory / "up.log") as url:
+        yield url
+
+
+@pytest.fixture
+def requests_file(tmp_path: Path) -> Path:
+    """The JSONL file of the quick start."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    content = re.search(r"cat > batch_requests.jsonl <<'EOF'\n(.*?)EOF\n", readme, re.DOTALL)
+    assert content, "the README's quick start begins with its input file"
+    path = tmp_path / "batch_requests.jsonl"
+    path.write_text(content[1])
+    return path

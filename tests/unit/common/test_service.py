@@ -1,0 +1,139 @@
+"""The life of a service's process, seen from outside: what it says and how it exits."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from unit.common.nats_rig import Server
+
+from support import probe
+
+START_SECONDS = 30.0
+STOP_SECONDS = 15.0
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """Not yet started."""
+    with Server(tmp_path / "nats") as server:
+        yield server
+
+
+@asynccontextmanager
+async def running(how: str, **environment: str) -> AsyncIterator[Process]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", probe.__name__, how),
+        cwd=Path(probe.__file__).parent.parent,
+        env=os.environ | environment,
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def says(process: Process, word: str) -> None:
+    """Wait for a line of the process."""
+    assert process.stdout
+    line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
+    assert line.decode().strip() == word
+
+
+async def ended(process: Process, within: float) -> tuple[int | None, str]:
+    """Its exit code, and what it wrote to stderr."""
+    _, log = await asyncio.wait_for(process.communicate(), within)
+    return process.returncode, log.decode()
+
+
+def records(log: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log.splitlines()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_service_that_is_told_to_stop_exits_with_0(server: Server, number: signal.Signals) -> None:
+    server.start()
+    async with running("connect", BATCHYARD_NATS_URL=server.url) as process:
+        await says(process, "starting")
+        await says(process, "ready")
+        process.send_signal(number)
+        code, log = await ended(process, STOP_SECONDS)
+    assert code == 0
+    assert [record["event"] for record in records(log)] == ["service.stopped"]
+
+
+async def test_a_service_that_still_waits_for_nats_stops_when_told(server: Server) -> None:
+    async with running("connect", BATCHYARD_NATS_URL=server.url) as process:
+        await says(process, "starting")
+        process.send_signal(signal.SIGTERM)
+        code, log = await ended(process, STOP_SECONDS)
+    assert code == 0
+    assert "Traceback" not in log
+
+
+async def test_a_service_whose_server_went_away_stops_when_told(server: Server) -> None:
+    server.start()
+    async with running("connect", BATCHYARD_NATS_URL=server.url) as process:
+        await says(process, "starting")
+        await says(process, "ready")
+        server.stop()
+        process.send_signal(signal.SIGTERM)
+        code, log = await ended(process, STOP_SECONDS)
+    assert code == 0
+    assert "Traceback" not in log
+
+
+async def test_a_wrong_setting_is_named_and_exits_with_2() -> None:
+    async with running("connect", BATCHYARD_NATS_REPLICAS="many", BATCHYARD_LOG_LEVEL="hidden") as process:
+        code, log = await ended(process, START_SECONDS)
+    assert code == 2
+    assert len(log.splitlines()) == 2
+    assert "probe: BATCHYARD_NATS_REPLICAS: Input should be a valid integer" in log
+    assert "probe: BATCHYARD_LOG_LEVEL: Input should be 'debug'" in log
+    assert "hidden" not in log
+
+
+async def test_a_wrong_configuration_is_one_line_and_exits_with_2() -> None:
+    async with running("misconfigured") as process:
+        code, log = await ended(process, START_SECONDS)
+    (record,) = records(log)
+    assert code == 2
+    assert record["level"] == "critical"
+    assert record["event"] == "service.misconfigured"
+    assert record["error"] == "config.yaml: model_list[0] is wrong"
+
+
+async def test_a_bug_is_logged_with_its_trace_and_exits_with_1() -> None:
+    async with running("broken") as process:
+        code, log = await ended(process, START_SECONDS)
+    (record,) = records(log)
+    assert code == 1
+    assert (record["event"], record["service"]) == ("service.failed", "probe")
+    assert "ZeroDivisionError: a bug" in record["exception"]
+
+
+async def test_credentials_that_nats_refuses_are_a_configuration_error_and_stay_secret(tmp_path: Path) -> None:
+    with Server(tmp_path / "guarded", ("--auth", "right")) as server:
+        server.start()
+        environment = {
+            "BATCHYARD_NATS_URL": server.url,
+            "BATCHYARD_NATS_TOKEN": "hidden",
+            "BATCHYARD_LOG_LEVEL": "debug",
+        }
+        async with running("connect", **environment) as process:
+            code, log = await ended(process, START_SECONDS)
+    *_, record = records(log)  # the reset of the refused connection may have been told before
+    assert code == 2
+    assert "NATS refuses the credentials" in record["error"]
+    assert "hidden" not in log
