@@ -10,6 +10,7 @@ from typing import Any
 
 import litellm
 import pytest
+from litellm.llms.custom_httpx.async_client_cleanup import close_litellm_async_clients
 
 from support.stack import MASTER_KEY, MODEL
 
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 async def _connections_closed() -> AsyncIterator[None]:
     """The SDK leaves connections to the garbage collector: have it collect them here, where nobody else is blamed."""
     yield
-    await litellm.close_litellm_async_clients()
+    await close_litellm_async_clients()  # type: ignore[no-untyped-call]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         gc.collect()
