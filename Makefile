@@ -15,7 +15,9 @@ setup: $(VENV)/.synced ## Create .venv with everything locked in uv.lock
 
 $(VENV)/.synced: uv.lock pyproject.toml $(wildcard libs/*/pyproject.toml services/*/pyproject.toml)
 	@test -x $(UV) || { echo "Setting up $(VENV) (once) ..."; $(PYTHON) -m venv $(VENV) && $(RUN)python -m pip install --quiet --disable-pip-version-check uv; }
-	@$(UV) sync --quiet --locked --all-packages
+	@# Behind a proxy with a certificate of its own, only the system's store knows it.
+	@$(UV) sync --quiet --locked --all-packages 2>$(VENV)/sync.log \
+		|| $(UV) sync --quiet --locked --all-packages --system-certs || { cat $(VENV)/sync.log; exit 1; }
 	@touch $@
 
 demo: setup ## Run the main job: a JSONL file in, every line answered, results and cost out
