@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
 
 import pytest
 from nats.aio.msg import Msg
@@ -17,7 +18,8 @@ from batchyard.common.contracts.files import (
 )
 from batchyard.common.errors import InternalError, NotFound, ServiceUnavailable
 from batchyard.common.messaging.commands import CommandClient, CommandRouter
-from batchyard.common.service import Messaging
+from batchyard.common.service import Messaging, open_messaging
+from batchyard.common.settings import Settings
 
 FILE = File(id="file-1", bytes=3, created_at=1, filename="a.jsonl", purpose=Purpose.BATCH)
 
@@ -86,6 +88,40 @@ async def test_a_malformed_command_names_the_field(messaging: Messaging, client:
 async def test_bytes_that_are_not_json_are_refused(messaging: Messaging, client: CommandClient) -> None:
     message = await messaging.connection.request(GetFile.subject("t"), b"\xff{", timeout=2.0)
     assert json.loads(message.data)["error"]["http_status"] == 400
+
+
+async def test_a_replica_that_stops_answers_what_has_reached_it(settings: Settings, messaging: Messaging) -> None:
+    client = CommandClient(messaging.connection, timeout=10.0)
+    answered = 0
+
+    async def answer(tenant: str, command: ListFiles) -> FilePage:
+        await asyncio.sleep(0.002)
+        return FilePage(data=[])
+
+    async def replica() -> AsyncExitStack:
+        exits = AsyncExitStack()
+        own = await exits.enter_async_context(open_messaging("replica", settings))
+        router = CommandRouter("file-store")
+        router.on(ListFiles, answer)
+        own.broker.include_router(router)
+        await own.broker.start()
+        return exits
+
+    async def call_often() -> None:
+        nonlocal answered
+        for _ in range(30):
+            await client.call("t", ListFiles())
+            answered += 1
+
+    stopping, staying = await replica(), await replica()
+    calls = [asyncio.create_task(call_often()) for _ in range(100)]
+    async with asyncio.timeout(20):
+        while answered < 300:
+            await asyncio.sleep(0.001)
+    await stopping.aclose()
+    await asyncio.gather(*calls)  # raises for a command without an answer
+    assert answered == 3000
+    await staying.aclose()
 
 
 async def test_commands_are_answered_side_by_side(messaging: Messaging) -> None:

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from batchyard.common.contracts.files import FilePage, Purpose
 from batchyard.common.ids import raw_id_of
-from batchyard.file_store.listing import PageWindow, read_cursor
+from batchyard.common.paging import PageWindow
+from batchyard.file_store import listing
+from batchyard.file_store.listing import read_cursor
 from batchyard.file_store.store import FileRecord
 
 Order = Literal["asc", "desc"]
@@ -34,10 +36,10 @@ def record(position: int) -> FileRecord:
 
 
 def page_of(files: Iterable[int], order: Order, limit: int, size: int, after: str | None) -> FilePage:
-    window = PageWindow(limit, order, read_cursor(after))
+    window = PageWindow[FileRecord](limit, order, read_cursor(after))
     for position in files:
-        window.offer(record(position))
-    return window.page(size)
+        window.offer(record(position).raw_id, record(position))
+    return listing.page_of(window, size)
 
 
 @given(files=st.lists(positions, unique=True), order=orders, limit=limits, size=sizes)

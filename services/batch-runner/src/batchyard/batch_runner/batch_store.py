@@ -1,6 +1,6 @@
 """Where batch-runner keeps its state: records, shard outcomes and progress in KV, the queues, and its objects."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 from nats.aio.client import Client
 from nats.errors import Error
@@ -155,7 +155,7 @@ class BatchStore:
         if keys:
             await self.objects.delete(keys)
 
-    def list(self, tenant: str) -> AsyncIterator[Entry[BatchRecord]]:
+    def list(self, tenant: str) -> AsyncGenerator[Entry[BatchRecord], None]:
         return self.records.list(subjects.encode_token(tenant))
 
     async def _publish(self, subject: str, data: bytes, stream: str, headers: dict[str, str] | None = None) -> None:

@@ -1,7 +1,7 @@
 """What callers may ask of batches: create, get, list, cancel."""
 
 import asyncio
-import heapq
+from contextlib import aclosing
 
 from batchyard.batch_runner import batch as transitions
 from batchyard.batch_runner.batch import BatchRecord, to_batch
@@ -27,6 +27,7 @@ from batchyard.common.errors import InvalidRequest, NotFound
 from batchyard.common.ids import decode_id, encode_id, is_raw_id, new_raw_id
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.commands import CommandClient
+from batchyard.common.paging import PageWindow, fitting
 from batchyard.common.windows import window_seconds
 
 _log = get_logger(__name__)
@@ -80,23 +81,18 @@ class Batches:
         return await self._live(record)
 
     async def list(self, tenant: str, command: ListBatches) -> BatchPage:
-        """The newest batches first; `after` is the last ID of the page before."""
-        before = _raw(command.after) if command.after is not None else None
-        newest: list[tuple[str, BatchRecord]] = []
-        async for entry in self._store.list(tenant):
-            record = entry.value
-            if before is not None and record.raw_id >= before:
-                continue
-            heapq.heappush(newest, (record.raw_id, record))
-            if len(newest) > command.limit + 1:
-                heapq.heappop(newest)
-        records = [record for _, record in sorted(newest, reverse=True)]
-        page = await asyncio.gather(*(self._live(record) for record in records[: command.limit]))
+        """The newest batches first, possibly fewer than the limit; `after` is the last ID of the page before."""
+        after = _raw(command.after) if command.after is not None else None
+        window = PageWindow[BatchRecord](command.limit, after=after)
+        async with aclosing(self._store.list(tenant)) as entries:
+            async for entry in entries:
+                window.offer(entry.value.raw_id, entry.value)
+        data = fitting(await asyncio.gather(*(self._live(record) for record in window.records())))
         return BatchPage(
-            data=page,
-            first_id=page[0].id if page else None,
-            last_id=page[-1].id if page else None,
-            has_more=len(records) > len(page) > 0,
+            data=data,
+            first_id=data[0].id if data else None,
+            last_id=data[-1].id if data else None,
+            has_more=command.limit > 0 and window.has_more(len(data)),
         )
 
     async def cancel(self, tenant: str, command: CancelBatch) -> Batch:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from batchyard.batch_runner.lines import BLANK
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.shard import ShardRange, ShardTable
-from batchyard.batch_runner.validate import MAX_PROBLEMS, CheckedLine, LineRules, SeenIds, check_line
+from batchyard.batch_runner.validate import MAX_PROBLEMS, CheckedLine, LineRules, SeenIds, check_line, shortened
 from batchyard.common.config import ANY_MODEL
 from batchyard.common.contracts.batches import BatchProblem
 from batchyard.common.objects import ObjectStore
@@ -129,7 +129,7 @@ class Planner:
         return BatchProblem(
             code="duplicate_custom_id",
             message=(
-                f"The custom_id '{checked.custom_id}' for this request is a duplicate of another request. "
+                f"The custom_id '{shortened(checked.custom_id)}' for this request is a duplicate of another request. "
                 "The custom_id parameter must be unique for each request in a batch."
             ),
             param="custom_id",
@@ -156,7 +156,7 @@ class Planner:
                 return _problem(
                     number,
                     "mismatched_model",
-                    f"The model '{named}' for this request does not match the rest of the batch. "
+                    f"The model '{shortened(named)}' for this request does not match the rest of the batch. "
                     "Each batch must contain requests for a single model.",
                 )
         return None
@@ -221,4 +221,6 @@ def _problem(number: int, code: str, message: str) -> BatchProblem:
 
 
 def _unsupported(number: int, model: str) -> BatchProblem:
-    return _problem(number, "model_not_found", f"The provided model '{model}' is not supported by the Batch API.")
+    return _problem(
+        number, "model_not_found", f"The provided model '{shortened(model)}' is not supported by the Batch API."
+    )

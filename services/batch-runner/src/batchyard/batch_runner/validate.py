@@ -13,6 +13,7 @@ from batchyard.common.contracts.batches import BatchProblem
 
 MAX_PROBLEMS = 100
 MAX_CUSTOM_ID = 512
+_QUOTED = 200
 
 
 class _Body(msgspec.Struct):
@@ -81,7 +82,9 @@ def _check_members(line: _Line, rules: LineRules, refused: Callable[..., Checked
         message = f"The custom_id must be a string of 1 to {MAX_CUSTOM_ID} characters."
         return refused("invalid_custom_id", message, "custom_id")
     if line.method != "POST":
-        return refused("invalid_method", f"Invalid method: {_shown(line.method)}. Only 'POST' is supported.", "method")
+        return refused(
+            "invalid_method", f"Invalid method: '{shortened(str(line.method))}'. Only 'POST' is supported.", "method"
+        )
     if not isinstance(line.url, str) or normal_path(line.url) != rules.endpoint:
         message = "The URL provided for this request does not match the batch endpoint."
         return refused("invalid_url", message, "url")
@@ -116,6 +119,6 @@ class SeenIds:
         return len(self._digests) > before
 
 
-def _shown(value: object) -> str:
-    text = repr(value) if not isinstance(value, str) else f"'{value}'"
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def shortened(text: str) -> str:
+    """A value of the client's as a message may quote it: a record holds up to a hundred messages."""
+    return text if len(text) <= _QUOTED else f"{text[: _QUOTED - 1]}…"

@@ -35,8 +35,9 @@ from batchyard.common.objects import (
     ObjectStoreUnavailable,
     check_key,
 )
+from batchyard.common.paging import PageWindow
 from batchyard.file_store.creation import check_batch_input, expires_at
-from batchyard.file_store.listing import PageWindow, read_cursor
+from batchyard.file_store.listing import page_of, read_cursor
 from batchyard.file_store.store import FileRecord, record_key, records_prefix
 
 # Each holds up to a page of records and streams all of a tenant's; more at once would only make all of them late.
@@ -91,15 +92,15 @@ class Files:
         return (await self._find(tenant, command.file_id)).value.as_file()
 
     async def list(self, tenant: str, command: ListFiles) -> FilePage:
-        """One page, possibly shorter than the limit (see `PageWindow.page`). Raises InvalidRequest for `after`."""
-        window = PageWindow(command.limit, command.order, read_cursor(command.after))
+        """One page, possibly shorter than the limit (see `page_of`). Raises InvalidRequest for `after`."""
+        window = PageWindow[FileRecord](command.limit, command.order, read_cursor(command.after))
         now = self._clock.now()
         async with self._listings, aclosing(self._records.list(records_prefix(tenant))) as entries:
             async for entry in entries:
                 record = entry.value
                 if command.purpose in (None, record.purpose) and not record.is_expired(now):
-                    window.offer(record)
-        return window.page()
+                    window.offer(record.raw_id, record)
+        return page_of(window)
 
     async def delete(self, tenant: str, command: DeleteFile) -> DeletedFile:
         """Raises NotFound, also for the second of two deletions."""

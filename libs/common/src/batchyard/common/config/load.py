@@ -173,7 +173,11 @@ def _parse(path: Path, environ: Mapping[str, str]) -> _File:
         raise ConfigurationError(f"{path}: not valid YAML") from error
     if document is not None and not isinstance(document, dict):
         raise ConfigurationError(f"{path}: must be a mapping with 'model_list', not a {type(document).__name__}")
-    resolved = _resolve(document or {}, "", path, environ)
+    # References below keys that are not read may name what only LiteLLM's own process has.
+    resolved = {
+        key: _resolve(value, str(key), path, environ) if key in _File.model_fields else value
+        for key, value in (document or {}).items()
+    }
     try:
         return _File.model_validate(resolved)
     except ValidationError as error:

@@ -1,13 +1,16 @@
 """The one FastStream broker factory. It corrects the defaults that lose or repeat messages."""
 
+import asyncio
 import ssl
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
+from faststream._internal.endpoint.subscriber import SubscriberUsecase
 from faststream.middlewares import AckPolicy
 from faststream.nats import NatsBroker
 from faststream.nats.security import NatsToken
+from faststream.nats.subscriber.usecases.core_subscriber import ConcurrentCoreSubscriber
 from faststream.security import BaseSecurity, SASLPlaintext
 from nats.aio.client import Client
 from nats.errors import ConnectionClosedError, Error, StaleConnectionError, UnexpectedEOF
@@ -17,6 +20,7 @@ from batchyard.common.logs import get_logger
 from batchyard.common.settings import Settings
 
 _PASSING = (ConnectionClosedError, StaleConnectionError, UnexpectedEOF, OSError)
+_FINISH_SECONDS = 10.0
 _log = get_logger(__name__)
 
 
@@ -92,12 +96,32 @@ class _Broker(NatsBroker):
         connection = self._connection
         try:
             try:
+                if connection is not None and connection.is_connected:
+                    await asyncio.gather(*(_finish(subscriber) for subscriber in self.subscribers))
                 await super().stop(exc_type, exc_val, exc_tb)
             finally:
                 if connection is not None:
                     await connection.close()
         except* (Error, OSError) as errors:
             _log.warning("nats.not_drained", error=repr(errors.exceptions[0]))
+
+
+async def _finish(subscriber: SubscriberUsecase[Any]) -> None:
+    """Answer the commands that have arrived: FastStream itself forgets those that still wait for a worker."""
+    if not isinstance(subscriber, ConcurrentCoreSubscriber) or subscriber.subscription is None:
+        return
+    subscription: Any = subscriber.subscription
+    subscriber.subscription = None
+    await subscription.drain()
+    idle_rounds = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_FINISH_SECONDS):
+            # A command passes from the buffer to a worker between two rounds of the loop, and is then seen in neither.
+            while idle_rounds < 5:
+                waiting = subscriber.send_stream.statistics().current_buffer_used
+                busy = subscriber.max_workers - subscriber.limiter.value
+                idle_rounds = 0 if waiting or busy else idle_rounds + 1
+                await asyncio.sleep(0 if idle_rounds else 0.005)
 
 
 async def connection_of(broker: NatsBroker) -> Client:
