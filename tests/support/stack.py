@@ -34,8 +34,9 @@ def command(
     watchdog = threading.Timer(_START_SECONDS, process.kill)
     watchdog.start()
     try:
-        yield _first_match(process, re.compile(ready), log)
+        found = _first_match(process, re.compile(ready), log)
         watchdog.cancel()
+        yield found
     finally:
         watchdog.cancel()
         process.send_signal(signal.SIGTERM)

@@ -42,6 +42,8 @@ def running_up(*arguments: str, extra: dict[str, str]) -> Iterator[tuple[subproc
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Whoever runs the tests under `nohup` hands an ignored SIGHUP down to every process.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     ) as process:
         assert process.stdout is not None
         try:

@@ -26,7 +26,7 @@ async def recorded(rig: Rig) -> set[str]:
 async def test_an_expired_files_record_and_bytes_are_removed(rig: Rig) -> None:
     file = await rig.create(seconds=3600)
     key = await key_of(rig, file)
-    rig.clock.advance(3600)
+    rig.clock.advance(3601)  # IDs are stamped by the real clock, and a second may begin in between
     await rig.upkeep.remove_expired()
     assert await recorded(rig) == set()
     assert not await rig.has_bytes(key)
@@ -34,7 +34,7 @@ async def test_an_expired_files_record_and_bytes_are_removed(rig: Rig) -> None:
 
 async def test_files_whose_time_has_not_come_stay(rig: Rig) -> None:
     later, never = await rig.create(seconds=7200), await rig.create(purpose=Purpose.ASSISTANTS)
-    rig.clock.advance(3600)
+    rig.clock.advance(3601)  # IDs are stamped by the real clock, and a second may begin in between
     await rig.upkeep.remove_expired()
     assert await recorded(rig) == {later.id, never.id}
     assert await rig.has_bytes(await key_of(rig, later))
@@ -42,7 +42,7 @@ async def test_files_whose_time_has_not_come_stay(rig: Rig) -> None:
 
 async def test_replicas_remove_each_expired_file_once(rig: Rig) -> None:
     files = [await rig.create(seconds=3600) for _ in range(20)]
-    rig.clock.advance(3600)
+    rig.clock.advance(3601)  # IDs are stamped by the real clock, and a second may begin in between
     with capture_logs() as logs:
         await asyncio.gather(*(rig.upkeep.remove_expired() for _ in range(3)))
     expired = [log["file_id"] for log in logs if log["event"] == "file.expired"]

@@ -4,6 +4,7 @@ import asyncio
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -80,8 +81,16 @@ async def demo(options: DemoOptions, supervisor: Supervisor) -> None:
                     done()
                     async with Api(stack.url, key) as api:
                         await supervisor.guard(_run_batch(api, requests, options.keep))
-    console.out.print("Next: HOSTED_VLLM_API_BASE=http://your-vllm:8000 batchyard up   (or --config config.yaml)")
+    console.out.print(f"Next: HOSTED_VLLM_API_BASE=http://your-vllm:8000 {_command()} up   (or --config config.yaml)")
     console.out.print("Then point any OpenAI client at http://127.0.0.1:4000/v1 and use its files and batches.")
+
+
+def _command() -> str:
+    """How to call this program again: by its name if the shell finds it, else by its path from here."""
+    if shutil.which("batchyard"):
+        return "batchyard"
+    program = Path(sys.executable).with_name("batchyard")
+    return str(program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program)
 
 
 async def _run_batch(api: Api, requests: RequestsFile, keep: Path | None) -> None:

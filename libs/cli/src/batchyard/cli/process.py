@@ -46,6 +46,7 @@ class Process:
         """Run the program, after setting aside a log that has grown beyond LOG_LIMIT bytes."""
         _rotate(program.log)
         log = os.open(program.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        start = os.fstat(log).st_size  # before the program can have written anything
         try:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", tether.__file__, str(os.getpid())),
@@ -56,7 +57,7 @@ class Process:
                 stderr=log,
                 start_new_session=True,
             )
-            return cls(program, process, os.fstat(log).st_size)
+            return cls(program, process, start)
         finally:
             os.close(log)
 
