@@ -43,7 +43,7 @@ def running_up(*arguments: str, extra: dict[str, str]) -> Iterator[tuple[subproc
         stderr=subprocess.PIPE,
         text=True,
         # Whoever runs the tests under `nohup` hands an ignored SIGHUP down to every process.
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # noqa: PLW1509  no threads here
     ) as process:
         assert process.stdout is not None
         try:
