@@ -76,6 +76,11 @@ def work(pool: str, batch_id: str, shard: int) -> str:
     return f"{ROOT}.work.{encode_token(pool)}.{encode_token(batch_id)}.{shard}"
 
 
+def work_of_batch(pool: str, batch_id: str) -> str:
+    """The shards of one batch."""
+    return f"{ROOT}.work.{encode_token(pool)}.{encode_token(batch_id)}.*"
+
+
 def work_filter(pool: str) -> str:
     """The shards of one pool of deployments."""
     return f"{ROOT}.work.{encode_token(pool)}.>"

@@ -100,6 +100,7 @@ async def _work(
     async with asyncio.TaskGroup() as tasks:
         for loop in loops:
             tasks.create_task(loop.run(stop))
+        tasks.create_task(worker.watch(stop))
         tasks.create_task(reconciler.run(stop))
         await stop.wait()
         worker.shut_down()

@@ -20,6 +20,7 @@ from batchyard.batch_runner.upstream import Answer, Broken, NotSent, TimedOut, T
 from batchyard.common.clock import Clock
 
 _SERVER_ERRORS = frozenset({500, 502, 503, 504})
+_THROTTLED_REST = 0.5
 _CODES = {
     Failure.UNREACHABLE: "server_unreachable",
     Failure.TIMED_OUT: "request_timeout",
@@ -71,24 +72,26 @@ class Attempts:
     async def run(self, job: LineJob, pool: Pool) -> Result:
         """The line's result. Waits as long as no deployment is up; cancel to give up."""
         spent = Spent()
+        member: Member | None = None
         while True:
-            member = await pool.acquire()
+            member = await pool.acquire(avoid=member)
             try:
                 outcome = await self._send(job, member)
             finally:
                 pool.release(member)
             if isinstance(outcome, Result):
+                pool.succeeded(member)
                 return outcome
             if await self._is_down(outcome, member, pool):
                 continue
             spent = spent.after(outcome.failure)
             if self._policy.is_spent(spent):
                 return _given_up(job, outcome, spent, member)
-            delay = self._policy.delay(spent, outcome.retry_after, self._rng)
             if outcome.failure is Failure.THROTTLED:
-                pool.rest(member, delay)
+                pool.rest(member, _THROTTLED_REST if outcome.retry_after is None else outcome.retry_after)
             else:
-                await asyncio.sleep(delay)
+                pool.failed(member)
+            await asyncio.sleep(self._policy.delay(spent, outcome.retry_after, self._rng))
 
     async def _send(self, job: LineJob, member: Member) -> Result | _Failed:
         deployment = member.deployment
@@ -131,10 +134,17 @@ class Attempts:
         return Result(job.line, kind, tokens, deployment, text)
 
     async def _is_down(self, failed: _Failed, member: Member, pool: Pool) -> bool:
-        """Whether the failure is the server's and not the line's: then the line waits and nothing is counted."""
+        """Whether the failure is the server's and not the line's: then the line waits and nothing is counted.
+
+        A broken connection is counted, or a line that kills its server would be sent for ever; but the server is asked
+        as well, since a proxy in front of a dead one accepts connections only to close them.
+        """
         if failed.failure is Failure.UNREACHABLE:
             pool.set_aside(member)
             return True
+        if failed.failure is Failure.BROKEN:
+            await pool.confirm_alive(member)
+            return False
         if failed.answer is not None and failed.answer.status in _SERVER_ERRORS:
             return not await pool.confirm_alive(member)
         return False

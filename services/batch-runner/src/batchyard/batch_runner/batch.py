@@ -24,7 +24,7 @@ from batchyard.common.contracts.batches import (
 from batchyard.common.contracts.events import BatchEvent
 from batchyard.common.contracts.files import ExpiresAfter
 from batchyard.common.errors import Conflict
-from batchyard.common.ids import encode_id, raw_id_of
+from batchyard.common.ids import encode_id
 from batchyard.common.subjects import encode_token
 
 Ending = Literal[BatchStatus.COMPLETED, BatchStatus.EXPIRED, BatchStatus.CANCELLED]
@@ -244,6 +244,13 @@ def cancel_requested(record: BatchRecord, now: int, output_uuid: str, error_uuid
     )
 
 
+def refiled(record: BatchRecord, output_uuid: str, error_uuid: str) -> BatchRecord:
+    """The files could not be registered under the IDs that were chosen: take others."""
+    if record.status not in (BatchStatus.FINALIZING, BatchStatus.CANCELLING):
+        raise IllegalTransition(record.status)
+    return record.model_copy(update={"output_uuid": output_uuid, "error_uuid": error_uuid})
+
+
 def finished(record: BatchRecord, now: int, output_file_id: str | None, error_file_id: str | None) -> BatchRecord:
     """The files are there: the batch has ended as it was about to."""
     if record.status not in (BatchStatus.FINALIZING, BatchStatus.CANCELLING) or record.ending is None:
@@ -318,11 +325,6 @@ def to_event(record: BatchRecord, status: BatchStatus) -> BatchEvent:
         key_alias=record.key_alias,
         usage_by_deployment=record.usage_by_deployment,
     )
-
-
-def output_file_raw_id(uuid_hex: str) -> str:
-    """The raw ID of a result file whose UUID the record holds."""
-    return raw_id_of("file", uuid_hex)
 
 
 def _enter(record: BatchRecord, status: BatchStatus, **changes: object) -> BatchRecord:

@@ -14,8 +14,9 @@ from batchyard.batch_runner.tasks import ShardTask, StepTask, encode_task
 from batchyard.common import subjects
 from batchyard.common.contracts.batches import BatchStatus
 from batchyard.common.contracts.events import BatchProgress
-from batchyard.common.errors import ServiceUnavailable
-from batchyard.common.messaging.records import Entry, Records, RevisionConflict
+from batchyard.common.crash import crash_point
+from batchyard.common.errors import InternalError, ServiceUnavailable
+from batchyard.common.messaging.records import MAX_MESSAGE_BYTES, Entry, Records, RevisionConflict
 from batchyard.common.messaging.topology import (
     BATCHES_BUCKET,
     EVENTS,
@@ -70,9 +71,21 @@ class BatchStore:
         return True
 
     async def forget_shards(self, record: BatchRecord) -> None:
-        """Remove every outcome and progress of the batch."""
+        """Remove every outcome, progress and queued shard of the batch."""
         await self._outcomes.erase(record.key)
         await self._progress.erase(record.key)
+        if record.pool is not None:
+            try:
+                await self._js.purge_stream(WORK, subject=subjects.work_of_batch(record.pool, record.raw_id))
+            except (Error, OSError) as error:
+                raise ServiceUnavailable(f"The stream {WORK} did not answer.") from error
+
+    async def tidy_up(self, record: BatchRecord) -> None:
+        """Remove what was written for a batch after it had ended and been swept."""
+        now = await self.get(record.tenant, record.raw_id)
+        if now is None or now.swept:
+            await self.remove_objects(record)
+            await self.forget_shards(record)
 
     async def progress(self, record: BatchRecord, shard: int) -> ShardProgress | None:
         entry = await self._progress.get(shard_key(record.tenant, record.raw_id, shard))
@@ -135,6 +148,8 @@ class BatchStore:
         """Publish the event of a status, then take it off the record's list."""
         event = to_event(record, status)
         await self._publish(event.subject, event.model_dump_json().encode(), EVENTS, {"Nats-Msg-Id": event.id})
+        if status.is_terminal:
+            crash_point("event.published")
         return await self.change(record, lambda current: announced(current, status))
 
     async def tick(self, record: BatchRecord) -> None:
@@ -159,6 +174,8 @@ class BatchStore:
         return self.records.list(subjects.encode_token(tenant))
 
     async def _publish(self, subject: str, data: bytes, stream: str, headers: dict[str, str] | None = None) -> None:
+        if len(data) > MAX_MESSAGE_BYTES:
+            raise InternalError(f"A message of {len(data)} bytes is too large for NATS.")
         try:
             await self._js.publish(subject, data, stream=stream, headers=headers)
         except APIError as error:

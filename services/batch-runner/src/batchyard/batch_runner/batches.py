@@ -1,7 +1,7 @@
 """What callers may ask of batches: create, get, list, cancel."""
 
 import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from batchyard.batch_runner import batch as transitions
 from batchyard.batch_runner.batch import BatchRecord, to_batch
@@ -23,7 +23,8 @@ from batchyard.common.contracts.batches import (
     Usage,
 )
 from batchyard.common.contracts.files import Download, OpenDownload, Purpose
-from batchyard.common.errors import InvalidRequest, NotFound
+from batchyard.common.crash import crash_point
+from batchyard.common.errors import InvalidRequest, NotFound, ServiceUnavailable
 from batchyard.common.ids import decode_id, encode_id, is_raw_id, new_raw_id
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.commands import CommandClient
@@ -71,7 +72,10 @@ class Batches:
             expires_at=now + seconds,
         )
         await self._store.records.create(record.key, record)
-        await self._store.queue_step(tenant, record.raw_id)
+        crash_point("batch.recorded")
+        with suppress(ServiceUnavailable):
+            # The batch is there: an error now would make the client create a second one. The reconciler moves it.
+            await self._store.queue_step(tenant, record.raw_id)
         _log.info("batch.created", batch=record.raw_id, tenant=tenant, model=model)
         return to_batch(record)
 
@@ -112,8 +116,10 @@ class Batches:
         )
         if changed is None:
             raise _no_batch(command.batch_id)
-        await self._store.broadcast(changed)
-        await self._store.queue_step(tenant, changed.raw_id)
+        crash_point("batch.cancelling")
+        with suppress(ServiceUnavailable):
+            await self._store.broadcast(changed)
+            await self._store.queue_step(tenant, changed.raw_id)
         return await self._live(changed)
 
     async def _find(self, tenant: str, batch_id: str) -> BatchRecord:

@@ -10,13 +10,13 @@ import msgspec
 from batchyard.common.contracts.batches import Usage
 
 BLANK = b" \t\r\n\x0b\x0c"
+_MOST_TOKENS = 2**53
 
 
 class RequestLine(msgspec.Struct, frozen=True):
-    """A request line that has passed validation. `custom_id` and `body` are the client's own bytes."""
+    """A request line that has passed validation. Both members are the client's own bytes."""
 
     custom_id: msgspec.Raw
-    url: str
     body: msgspec.Raw
 
 
@@ -32,24 +32,27 @@ class Tokens(msgspec.Struct, frozen=True):
         return Usage.of(self.prompt, self.cached, self.output, self.reasoning)
 
 
+Number = int | float | None
+
+
 class _InputDetails(msgspec.Struct):
-    cached_tokens: int | None = None
+    cached_tokens: Number = None
 
 
 class _OutputDetails(msgspec.Struct):
-    reasoning_tokens: int | None = None
+    reasoning_tokens: Number = None
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: Number = None
+    completion_tokens: Number = None
     prompt_tokens_details: _InputDetails | None = None
     completion_tokens_details: _OutputDetails | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    input_tokens: Number = None
+    output_tokens: Number = None
     input_tokens_details: _InputDetails | None = None
     output_tokens_details: _OutputDetails | None = None
-    total_tokens: int | None = None
+    total_tokens: Number = None
 
 
 class _Choice(msgspec.Struct):
@@ -59,6 +62,10 @@ class _Choice(msgspec.Struct):
 class _Answer(msgspec.Struct):
     usage: _Usage | None = None
     choices: list[_Choice] | None = None
+
+
+class _Billed(msgspec.Struct):
+    usage: _Usage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,7 @@ class ReadAnswer:
 
 _line_decoder = msgspec.json.Decoder(RequestLine)
 _answer_decoder = msgspec.json.Decoder(_Answer)
+_billed_decoder = msgspec.json.Decoder(_Billed)
 _members_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encoder = msgspec.json.Encoder()
 
@@ -94,12 +102,20 @@ def read_answer(body: bytes) -> ReadAnswer | None:
         if not body.isascii():
             body.decode()
     except msgspec.ValidationError:
-        # JSON, but of a shape of its own: an answer whose tokens cannot be counted.
-        return ReadAnswer(Tokens(), aborted=False) if body.lstrip()[:1] == b"{" else None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _read_usage(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     aborted = any(choice.finish_reason == "abort" for choice in answer.choices or ())
     return ReadAnswer(_tokens(answer.usage) if answer.usage else Tokens(), aborted)
+
+
+def _read_usage(body: bytes) -> ReadAnswer | None:
+    """The usage in JSON of an unknown shape; an object whose usage is unreadable too is an answer without tokens."""
+    try:
+        usage = _billed_decoder.decode(body).usage
+    except msgspec.ValidationError:
+        return ReadAnswer(Tokens(), aborted=False) if body.lstrip()[:1] == b"{" else None
+    return ReadAnswer(_tokens(usage) if usage else Tokens(), aborted=False)
 
 
 def _tokens(usage: _Usage) -> Tokens:
@@ -110,11 +126,16 @@ def _tokens(usage: _Usage) -> Tokens:
     inputs = usage.prompt_tokens_details or usage.input_tokens_details
     outputs = usage.completion_tokens_details or usage.output_tokens_details
     return Tokens(
-        prompt=prompt or 0,
-        cached=(inputs.cached_tokens or 0) if inputs else 0,
-        output=output or 0,
-        reasoning=(outputs.reasoning_tokens or 0) if outputs else 0,
+        prompt=_whole(prompt),
+        cached=_whole(inputs.cached_tokens) if inputs else 0,
+        output=_whole(output),
+        reasoning=_whole(outputs.reasoning_tokens) if outputs else 0,
     )
+
+
+def _whole(number: Number) -> int:
+    """A count of tokens, whatever the server wrote: never negative, never beyond what the ledger holds."""
+    return min(max(int(number or 0), 0), _MOST_TOKENS)
 
 
 def request_id(batch_hex: str, line: int) -> str:
@@ -128,7 +149,7 @@ def answered_line(identity: str, custom_id: bytes, status: int, upstream_id: str
         identity.encode(),
         custom_id,
         status,
-        _encoder.encode(upstream_id),
+        _encoder.encode(upstream_id.encode(errors="replace").decode()),
         one_line_json(body),
     )
 
@@ -148,7 +169,7 @@ def one_line_json(body: bytes) -> bytes:
         if not body.isascii():
             body.decode()
         return msgspec.json.format(body, indent=-1) if b"\n" in body or b"\r" in body else _checked(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         text = body[:2000].decode(errors="replace")
         return _encoder.encode({"error": {"message": text, "type": "upstream_error", "param": None, "code": None}})
 

@@ -12,6 +12,8 @@ from batchyard.common.logs import get_logger
 from batchyard.common.tasks import end
 
 _FIRST_PROBE = 0.1
+_FAILURES_IN_A_ROW = 5
+_LONGEST_REST = 15.0
 _log = get_logger(__name__)
 
 
@@ -22,6 +24,7 @@ class Member:
     Attributes:
         limit: Requests in flight at most.
         down: Whether it does not answer; nothing is sent until a probe says otherwise.
+        failures: Attempts that failed since the last that did not.
         rests_until: Monotonic second until which nothing is sent because the server asked for it.
     """
 
@@ -29,6 +32,7 @@ class Member:
     limit: int
     in_flight: int = 0
     down: bool = False
+    failures: int = 0
     rests_until: float = 0.0
     probe: asyncio.Task[bool] | None = field(default=None, repr=False)
 
@@ -73,10 +77,13 @@ class Pool:
     def is_down(self) -> bool:
         return all(member.down for member in self.members)
 
-    async def acquire(self) -> Member:
-        """A place on a deployment, once there is one. Give it back with `release`."""
+    async def acquire(self, avoid: Member | None = None) -> Member:
+        """A place on a deployment, once there is one; on another one than `avoid` if another one is open.
+
+        Give it back with `release`.
+        """
         while True:
-            if not self._waiters and (member := self._choose()) is not None:
+            if not self._waiters and (member := self._choose(avoid)) is not None:
                 member.in_flight += 1
                 return member
             waiter = asyncio.get_running_loop().create_future()
@@ -89,7 +96,7 @@ class Pool:
                 else:
                     self._wake()  # the turn that was given to us goes to the next
                 raise
-            if (member := self._choose()) is not None:
+            if (member := self._choose(avoid)) is not None:
                 member.in_flight += 1
                 self._wake()
                 return member
@@ -97,6 +104,17 @@ class Pool:
     def release(self, member: Member) -> None:
         member.in_flight -= 1
         self._wake()
+
+    def succeeded(self, member: Member) -> None:
+        """The deployment gave an answer that counts."""
+        member.failures = 0
+
+    def failed(self, member: Member) -> None:
+        """An attempt failed. A deployment that does nothing else rests while others do the work."""
+        member.failures += 1
+        excess = member.failures - _FAILURES_IN_A_ROW
+        if excess >= 0 and any(other is not member and not other.down for other in self.members):
+            self.rest(member, min(_LONGEST_REST, 0.5 * 2.0 ** min(excess, 10)))
 
     def rest(self, member: Member, seconds: float) -> None:
         """Send nothing to a deployment for a while: it said that it has too much to do."""
@@ -114,12 +132,8 @@ class Pool:
             return False
         if member.probe is None:
             member.probe = asyncio.create_task(self._upstream.is_alive(member.deployment))
-        probe = member.probe
-        try:
-            alive = await asyncio.shield(probe)
-        finally:
-            if probe.done():
-                member.probe = None
+            member.probe.add_done_callback(lambda _: setattr(member, "probe", None))
+        alive = await asyncio.shield(member.probe)
         if not alive:
             self.set_aside(member)
         return alive
@@ -135,7 +149,8 @@ class Pool:
         watch.add_done_callback(self._watches.discard)
 
     async def close(self) -> None:
-        await end(tuple(self._watches))
+        probes = [member.probe for member in self.members if member.probe is not None]
+        await end((*self._watches, *probes))
 
     async def _watch(self, member: Member) -> None:
         delay = _FIRST_PROBE
@@ -148,10 +163,11 @@ class Pool:
         _log.info("deployment.up", deployment=member.deployment.id, pool=self.name)
         self._wake()
 
-    def _choose(self) -> Member | None:
+    def _choose(self, avoid: Member | None = None) -> Member | None:
         now = self._clock.monotonic()
         members = [member for member in self.members if member.is_open(now)]
-        return min(members, key=lambda member: member.load) if members else None
+        preferred = [member for member in members if member is not avoid] or members
+        return min(preferred, key=lambda member: member.load) if preferred else None
 
     def _wake(self) -> None:
         """Let the first waiter look, if there may be something to see."""

@@ -4,9 +4,9 @@ Every replica does it. A wish to move a batch that waits or is being worked on i
 """
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from batchyard.batch_runner.batch import BatchRecord
+from batchyard.batch_runner.batch import BatchRecord, record_key
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.common.clock import Clock
@@ -17,6 +17,7 @@ from batchyard.common.messaging.records import Entry
 from batchyard.common.tasks import end
 
 _RESYNC_SECONDS = 300.0
+_LONGEST_PATIENCE = 120.0
 _log = get_logger(__name__)
 
 
@@ -29,13 +30,15 @@ class Watched:
     status: BatchStatus
     expires_at: int
     changed_at: float
+    nudges: int = 0
 
 
 def is_due(watched: Watched, now: float, stale_after: float) -> bool:
     """Whether a batch is to be looked at: its deadline has passed, or nothing has happened for long."""
-    if watched.status is BatchStatus.IN_PROGRESS and now >= watched.expires_at:
+    patience = min(stale_after * 2.0 ** min(watched.nudges, 10), _LONGEST_PATIENCE)
+    if watched.status is BatchStatus.IN_PROGRESS and now >= watched.expires_at > watched.changed_at:
         return True
-    return now - watched.changed_at >= stale_after
+    return now - watched.changed_at >= patience
 
 
 class Reconciler:
@@ -67,6 +70,10 @@ class Reconciler:
             if not await self._store.has_step(watched.tenant, watched.raw_id):
                 _log.info("batch.nudged", batch=watched.raw_id, status=watched.status)
                 await self._store.queue_step(watched.tenant, watched.raw_id)
+            key = record_key(watched.tenant, watched.raw_id)
+            if self._watched.get(key) is watched:
+                # Many batches may wait for long, as for a fleet that is down: they are looked at less and less often.
+                self._watched[key] = replace(watched, changed_at=now, nudges=watched.nudges + 1)
 
     async def _reconcile_regularly(self) -> None:
         while True:

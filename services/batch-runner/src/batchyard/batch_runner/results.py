@@ -15,6 +15,7 @@ from batchyard.batch_runner.tally import ShardProgress
 from batchyard.common.clock import Clock
 from batchyard.common.contracts.batches import BatchStatus
 from batchyard.common.contracts.files import CreateFile, Purpose
+from batchyard.common.crash import crash_point
 from batchyard.common.messaging.commands import CommandClient
 from batchyard.common.object_keys import batch_prefix, file_key
 
@@ -44,7 +45,8 @@ class Results:
         )
         run.stop(stop_reason(record))
         await run.recover()
-        await self._store.hand_in(record, await run.settle())
+        if not await self._store.hand_in(record, await run.settle()):
+            await self._store.tidy_up(record)
 
     async def publish(self, record: BatchRecord) -> ResultFiles:
         """Join the parts of all shards and register the files."""
@@ -93,6 +95,7 @@ class Results:
         assert uuid is not None
         key = file_key(record.tenant, uuid)
         await self._store.objects.concatenate(key, parts)
+        crash_point("output.joined")
         command = CreateFile(
             filename=f"{record.raw_id}_{what}.jsonl",
             purpose=Purpose.BATCH_OUTPUT,

@@ -1,5 +1,6 @@
 """What to do after a failed attempt: a value that answers one question."""
 
+import math
 import random
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -8,6 +9,7 @@ from enum import Enum
 
 RETRYABLE_STATUSES = frozenset({408, 409, 425, 429})
 THROTTLED = 429
+MAX_RETRY_AFTER = 120.0
 
 
 class Failure(Enum):
@@ -75,17 +77,25 @@ class RetryPolicy:
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:
-    """Seconds that a `Retry-After` header asks for: a number or an HTTP date (RFC 9110, 10.2.3); None if neither."""
+    """Seconds that a `Retry-After` header asks for: a number or an HTTP date (RFC 9110, 10.2.3), at most two minutes;
+    None if it is neither."""
     if value is None:
         return None
     try:
-        return max(0.0, float(value))
+        return _bounded(float(value))
     except ValueError:
         pass
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return _bounded((moment - datetime.fromtimestamp(now, UTC)).total_seconds())
+    except (ValueError, OverflowError):
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.fromtimestamp(now, UTC)).total_seconds())
+
+
+def _bounded(seconds: float) -> float:
+    """No server stops a batch for longer than this by one header."""
+    if math.isnan(seconds):
+        raise ValueError("not a number of seconds")
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER)

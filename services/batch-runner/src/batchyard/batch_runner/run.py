@@ -15,6 +15,7 @@ from batchyard.batch_runner.segments import (
     OUTPUT_KINDS,
     Kind,
     Result,
+    compacted,
     encode_result,
     merged,
     read_lines,
@@ -25,8 +26,13 @@ from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.shard import ShardRange
 from batchyard.batch_runner.tally import ShardProgress, Tally
 from batchyard.common.clock import Clock
-from batchyard.common.objects import ObjectStore
+from batchyard.common.crash import crash_point
+from batchyard.common.errors import ServiceUnavailable
+from batchyard.common.logs import get_logger
+from batchyard.common.objects import ObjectStore, ObjectStoreUnavailable
 from batchyard.common.tasks import end
+
+_log = get_logger(__name__)
 
 
 class Stop(Enum):
@@ -87,6 +93,8 @@ class ShardRun:
         self._fresh: list[Result] = []  # results in no segment yet
         self._fresh_bytes = 0
         self._full = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
         self._stopped: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
 
     def stop(self, why: Stop) -> None:
@@ -125,6 +133,7 @@ class ShardRun:
         results, size, progress = self._fresh, self._fresh_bytes, self._tally.progress()
         self._fresh, self._fresh_bytes = [], 0
         self._full.clear()
+        self._room.set()
         results.sort(key=lambda result: result.line)
         number = len(self._stored) + len(self._kept_segments)
         key = f"{self._shard.prefix}segment-{self._shard.attempt}-{number:06d}"
@@ -134,13 +143,20 @@ class ShardRun:
             self._fresh += results
             self._fresh_bytes += size
             raise
+        crash_point("segment.stored")
         self._keep(key, results, size)
-        await self._on_checkpoint(progress)
+        try:
+            await self._on_checkpoint(progress)
+        except ServiceUnavailable as error:
+            _log.warning("progress.not_told", batch=self._shard.batch_hex, reason=str(error))
 
     async def settle(self) -> ShardOutcome:
         """Write the parts and say what the shard came to. Lines without a result become errors that say why."""
         if self.stopped in _NOT_RUN:
             await self._fill(self.stopped)
+        self._stored = await compacted(
+            self._store, self._stored, f"{self._shard.prefix}segment-{self._shard.attempt}-merged"
+        )
         memory = sorted((*self._kept, *self._fresh), key=lambda result: result.line)
         tally = self._tally
         output_key = error_key = None
@@ -150,6 +166,7 @@ class ShardRun:
         if tally.failed or tally.not_run:
             error_key = f"{self._shard.prefix}error-{self._shard.attempt}"
             await self._store.put(error_key, texts(merged(self._store, self._stored, memory), ERROR_KINDS))
+        crash_point("parts.written")
         return ShardOutcome(
             shard=self._shard.shard,
             completed=tally.completed,
@@ -162,22 +179,30 @@ class ShardRun:
 
     async def _supervise(self, workers: list[asyncio.Task[None]], flusher: asyncio.Task[None]) -> None:
         """Wait until the workers are done, or until they have been stopped and their grace is over."""
-        all_done = asyncio.gather(*workers)
-        until: set[asyncio.Future[Any]] = {all_done, flusher, self._stopped}
-        await asyncio.wait(until, return_when=asyncio.FIRST_COMPLETED)
-        if flusher.done():
-            flusher.result()  # it ends by an error alone
-        if not all_done.done() and (why := self.stopped):
-            grace = self._settings.shutdown_grace if why is Stop.SHUTDOWN else self._settings.cancel_grace
-            await asyncio.wait({all_done}, timeout=grace)
-        if all_done.done():
-            all_done.result()
-        else:
-            all_done.cancel()
+        finished = asyncio.create_task(asyncio.wait(workers))
+        until: set[asyncio.Future[Any]] = {finished, flusher, self._stopped}
+        try:
+            await asyncio.wait(until, return_when=asyncio.FIRST_COMPLETED)
+            if flusher.done():
+                flusher.result()  # it ends by an error alone
+            if not finished.done() and (why := self.stopped):
+                grace = self._settings.shutdown_grace if why is Stop.SHUTDOWN else self._settings.cancel_grace
+                await asyncio.wait({finished}, timeout=grace)
+            for worker in workers:
+                if worker.done():
+                    worker.result()
+        finally:
+            await end((finished,))
 
     async def _work(self, queue: Iterator[LineJob], attempts: Attempts, pool: Pool) -> None:
         for job in queue:
-            self._gather(await attempts.run(job, pool))
+            try:
+                result = await attempts.run(job, pool)
+            except Exception as error:  # noqa: BLE001  one line must not take the others of its shard with it
+                _log.error("line.failed", line=job.line, batch=self._shard.batch_hex, exc_info=error)
+                result = failed_line(job, error)
+            self._gather(result)
+            await self._room.wait()
             if self._stopped.done():
                 return
 
@@ -187,6 +212,8 @@ class ShardRun:
         self._fresh_bytes += len(result.text)
         if self._fresh_bytes >= self._settings.flush_bytes:
             self._full.set()
+        if self._fresh_bytes >= self._settings.shard_memory_bytes:
+            self._room.clear()  # the store does not keep up: nothing more is sent until it does
 
     async def _flush_regularly(self) -> None:
         while True:
@@ -195,7 +222,12 @@ class ShardRun:
                     await self._full.wait()
             except TimeoutError:
                 pass
-            await self.checkpoint()
+            try:
+                await self.checkpoint()
+            except ObjectStoreUnavailable as error:
+                # What was answered is kept until the store is back: nothing is sent again because of it.
+                _log.warning("checkpoint.postponed", batch=self._shard.batch_hex, reason=str(error))
+                await asyncio.sleep(self._settings.flush_interval)
 
     def _keep(self, key: str, results: list[Result], size: int) -> None:
         """Keep results in memory as long as they are few: then the parts need no reading back."""
@@ -221,6 +253,13 @@ class ShardRun:
         async for job in self._jobs():
             if job.line not in self._tally:
                 self._gather(not_run(job.line, job.identity, bytes(job.request.custom_id), why))
+
+
+def failed_line(job: LineJob, error: Exception) -> Result:
+    """The result of a line that Batchyard itself could not deal with."""
+    message = f"Batchyard could not process this request ({type(error).__name__}); its operator's log says more."
+    text = unanswered_line(job.identity, bytes(job.request.custom_id), "internal_error", message)
+    return Result(job.line, Kind.FAILED, Tally.NO_TOKENS, None, text)
 
 
 def not_run(line: int, identity: str, custom_id: bytes, why: Stop) -> Result:

@@ -20,6 +20,7 @@ from batchyard.common.objects import ObjectStore
 from batchyard.common.subjects import decode_token, encode_token
 
 CHUNK_BYTES = 256 * 1024
+MERGE_WIDTH = 16
 _NOBODY = "-"
 
 
@@ -125,6 +126,29 @@ async def merged(store: ObjectStore, segments: Sequence[str], memory: Sequence[R
                 heapq.heappop(heads)
             else:
                 heapq.heapreplace(heads, (following.line, source, following))
+
+
+async def compacted(store: ObjectStore, segments: Sequence[str], name: str) -> list[str]:
+    """The same results in at most `MERGE_WIDTH` segments: a merge holds a stream of each of its sources open.
+
+    Args:
+        segments: Keys of segments, the ones that count first first.
+        name: How the keys of new segments begin.
+    """
+    keys, number = list(segments), 0
+    while len(keys) > MERGE_WIDTH:
+        groups = [keys[start : start + MERGE_WIDTH] for start in range(0, len(keys), MERGE_WIDTH)]
+        keys = []
+        for group in groups:
+            keys.append(f"{name}-{number:06d}")
+            number += 1
+            await store.put(keys[-1], _encoded(merged(store, group, ())))
+    return keys
+
+
+async def _encoded(results: AsyncIterator[Result]) -> AsyncIterator[bytes]:
+    async for result in results:
+        yield encode_result(result)
 
 
 async def _replay(results: Iterable[Result]) -> AsyncGenerator[Result, None]:

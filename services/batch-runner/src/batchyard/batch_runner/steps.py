@@ -20,11 +20,15 @@ from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.validate import LineRules
 from batchyard.common.clock import Clock
 from batchyard.common.contracts.batches import BatchProblem, BatchStatus
+from batchyard.common.crash import crash_point
+from batchyard.common.errors import Conflict, InvalidRequest, NotFound
 from batchyard.common.ids import new_raw_id
 from batchyard.common.logs import get_logger
 from batchyard.common.objects import ObjectNotFound
 
 _SETTLE_POLL = 0.5
+_BUSY_POLL = 0.25
+_REFILE_DELAY = 1.0
 _log = get_logger(__name__)
 
 Transition = Callable[[BatchRecord], BatchRecord]
@@ -49,23 +53,24 @@ class Stepper:
         self._results = results
         self._settings = settings
         self._clock = clock
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._moving: set[str] = set()
 
     async def move(self, tenant: str, raw_id: str) -> Done | Later:
         """Do all that can be done for a batch now."""
-        lock = self._locks.setdefault(raw_id, asyncio.Lock())
+        if raw_id in self._moving:
+            # Not waited for: it would take a place from a batch that could be moved.
+            return Later(_BUSY_POLL)
+        self._moving.add(raw_id)
         try:
-            async with lock:
-                while True:
-                    record = await self._store.get(tenant, raw_id)
-                    if record is None:
-                        return Done()
-                    verdict = await self._step(record)
-                    if not isinstance(verdict, Again):
-                        return verdict
+            while True:
+                record = await self._store.get(tenant, raw_id)
+                if record is None:
+                    return Done()
+                verdict = await self._step(record)
+                if not isinstance(verdict, Again):
+                    return verdict
         finally:
-            if not lock.locked():
-                self._locks.pop(raw_id, None)
+            self._moving.discard(raw_id)
 
     async def _step(self, record: BatchRecord) -> Verdict:
         if record.outbox:
@@ -88,13 +93,15 @@ class Stepper:
             pinned = await self._store.pin_input(record)
         except ObjectNotFound:
             return await self._reject(record, (_input_gone(record),))
+        crash_point("input.pinned")
         plan = await planner.plan(self._store.objects, pinned)
         if not isinstance(plan, Plan):
             return await self._reject(record, plan.problems)
         key = await self._store.write_table(record, uuid4().hex, plan.table)
+        crash_point("table.written")
         shards = len(plan.table.shards)
         _log.info("batch.planned", batch=record.raw_id, pool=plan.pool, lines=plan.lines, shards=shards)
-        return await self._change(
+        verdict = await self._change(
             record,
             lambda current: transitions.planned(
                 current,
@@ -107,19 +114,23 @@ class Stepper:
                 shards=shards,
             ),
         )
+        crash_point("batch.planned")
+        # Who was slower than a cancel has written objects that nobody knows of.
+        await self._store.tidy_up(record)
+        return verdict
 
     async def _reject(self, record: BatchRecord, problems: tuple[BatchProblem, ...]) -> Verdict:
         _log.info("batch.rejected", batch=record.raw_id, problems=len(problems), first=problems[0].code)
         return await self._change(record, lambda current: transitions.rejected(current, self._now(), problems))
 
     async def _run(self, record: BatchRecord) -> Verdict:
-        if self._now() >= record.expires_at:
-            return await self._begin_ending(record, BatchStatus.EXPIRED)
         counted = await self._count(record)
         if counted is None or counted.status is not BatchStatus.IN_PROGRESS:
             return Again()
         if counted.settled_count == counted.shards:
             return await self._begin_ending(counted, BatchStatus.COMPLETED)
+        if self._now() >= record.expires_at:
+            return await self._begin_ending(counted, BatchStatus.EXPIRED)
         return await self._dispatch(counted)
 
     async def _begin_ending(self, record: BatchRecord, ending: transitions.Ending) -> Verdict:
@@ -127,6 +138,7 @@ class Stepper:
             record,
             lambda current: transitions.finalizing(current, self._now(), ending, _uuid(), _uuid()),
         )
+        crash_point("batch.finalizing")
         if ending is BatchStatus.EXPIRED:
             await self._store.broadcast(record)
         return verdict
@@ -144,6 +156,7 @@ class Stepper:
             return current
 
         counted = await self._store.change(record, count)
+        crash_point("outcomes.counted")
         if counted is not None:
             await self._store.tick(counted)
         return counted
@@ -161,8 +174,10 @@ class Stepper:
             if changed is None:
                 return Done()
             outstanding = list(changed.outstanding())
+            crash_point("shards.marked")
         for shard in outstanding:
             await self._store.queue_shard(record, shard)
+            crash_point("shard.queued")
         return Done()
 
     async def _finish(self, record: BatchRecord) -> Verdict:
@@ -173,14 +188,25 @@ class Stepper:
         if missing:
             began = counted.cancelling_at or counted.finalizing_at or 0
             if self._clock.now() < began + self._settings.settle_patience:
+                # Said again each time: a runner that did not hear it would go on for an end that has come.
+                await self._store.broadcast(counted)
                 return Later(_SETTLE_POLL)
             for shard in missing:
                 await self._results.settle_abandoned(counted, shard)
+                crash_point("shard.abandoned")
             return Again()
-        files = await self._results.publish(counted)
+        try:
+            files = await self._results.publish(counted)
+        except (InvalidRequest, NotFound, Conflict) as error:
+            # The place of a file that was chosen too long ago, as before a long outage, can no longer be claimed.
+            _log.warning("batch.refiled", batch=record.raw_id, reason=error.message)
+            await self._change(counted, lambda current: transitions.refiled(current, _uuid(), _uuid()))
+            return Later(_REFILE_DELAY)
+        crash_point("files.registered")
         verdict = await self._change(
             counted, lambda current: transitions.finished(current, self._now(), files.output_id, files.error_id)
         )
+        crash_point("batch.ended")
         _log.info("batch.ended", batch=record.raw_id, status=counted.ending, **counted.counts.model_dump())
         return verdict
 
@@ -188,6 +214,7 @@ class Stepper:
         if record.swept:
             return Done()
         await self._store.remove_objects(record)
+        crash_point("objects.removed")
         await self._store.forget_shards(record)
         await self._store.change(record, transitions.swept)
         return Done()

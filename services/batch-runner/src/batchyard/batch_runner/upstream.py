@@ -1,7 +1,6 @@
 """A line's way to the model server and back."""
 
 import asyncio
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -78,8 +77,9 @@ class AiohttpUpstream:
         self._session: ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        # The pools limit what is in flight; a limit here as well would only hide who waits.
-        connector = TCPConnector(limit=0, keepalive_timeout=20, ttl_dns_cache=60)
+        # The pools limit what is in flight; a limit here as well would only hide who waits. A connection is kept for
+        # less than uvicorn keeps it (5 s), or a request would now and then be sent into one that is being closed.
+        connector = TCPConnector(limit=0, keepalive_timeout=4, ttl_dns_cache=60)
         self._session = ClientSession(
             connector=connector,
             cookie_jar=DummyCookieJar(),
@@ -110,7 +110,7 @@ class AiohttpUpstream:
             if isinstance(error, aiohttp.ConnectionTimeoutError):
                 raise NotSent(f"no connection within {_CONNECT_TIMEOUT:g} s") from error
             raise TimedOut(f"no complete answer within {timeout:g} s") from error
-        except (ClientConnectorError, ssl.SSLError) as error:
+        except ClientConnectorError as error:
             raise NotSent(_reason(error)) from error
         except (ClientError, OSError) as error:
             raise Broken(_reason(error)) from error

@@ -4,6 +4,7 @@ Source of codes and messages: the errors that OpenAI's Batch API reports (https:
 """
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,7 +14,10 @@ from batchyard.common.contracts.batches import BatchProblem
 
 MAX_PROBLEMS = 100
 MAX_CUSTOM_ID = 512
+MAX_MODEL = 512
+MAX_DEPTH = 200
 _QUOTED = 200
+_BRACKETS = re.compile(rb'(?P<string>"(?:[^"\\]|\\.)*"?)|(?P<open>[\[{])|(?P<close>[\]}])', re.DOTALL)
 
 
 class _Body(msgspec.Struct):
@@ -67,8 +71,10 @@ def check_line(number: int, text: bytes, rules: LineRules) -> CheckedLine:
         )
     try:
         text.decode()
+        if is_nested_deeper(text, MAX_DEPTH):
+            return refused("invalid_json_line", f"This line is nested deeper than {MAX_DEPTH} levels.")
         line = _line_decoder.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return refused("invalid_json_line", "This line is not parseable as valid JSON.")
     for name in ("custom_id", "method", "url", "body"):
         value = getattr(line, name)
@@ -91,13 +97,13 @@ def _check_members(line: _Line, rules: LineRules, refused: Callable[..., Checked
     assert isinstance(line.body, msgspec.Raw)
     try:
         body = _body_decoder.decode(line.body)
-    except (msgspec.DecodeError, RecursionError):
+    except msgspec.DecodeError:
         return refused("invalid_request", "The body must be a JSON object.", "body")
     if body.stream not in (None, False):
         message = "The 'stream' parameter must not be set: Streaming is not supported in the Batch API."
         return refused("streaming_unsupported", message, "body.stream")
-    if body.model is not None and (not isinstance(body.model, str) or not body.model):
-        return refused("invalid_request", "The model must be a non-empty string.", "body.model")
+    if body.model is not None and (not isinstance(body.model, str) or not 0 < len(body.model) <= MAX_MODEL):
+        return refused("invalid_request", f"The model must be a string of 1 to {MAX_MODEL} characters.", "body.model")
     return CheckedLine(line.custom_id, body.model, None)
 
 
@@ -117,6 +123,21 @@ class SeenIds:
         before = len(self._digests)
         self._digests.add(digest)
         return len(self._digests) > before
+
+
+def is_nested_deeper(text: bytes, limit: int) -> bool:
+    """Whether JSON is nested deeper than `limit`: parsers recurse, and where one gives up depends on its caller."""
+    if text.count(b"{") + text.count(b"[") <= limit:
+        return False
+    depth = 0
+    for match in _BRACKETS.finditer(text):
+        if match.lastgroup == "open":
+            depth += 1
+            if depth > limit:
+                return True
+        elif match.lastgroup == "close":
+            depth -= 1
+    return False
 
 
 def shortened(text: str) -> str:

@@ -1,11 +1,14 @@
 """The runner's hands: takes shards from the queues of its pools, runs them, hands them in."""
 
 import asyncio
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from typing import TypeVar
+
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
 from batchyard.batch_runner.attempt import Attempts
-from batchyard.batch_runner.batch import BatchRecord
+from batchyard.batch_runner.batch import BatchRecord, ShardOutcome
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.queue import Done, Later
@@ -16,8 +19,14 @@ from batchyard.batch_runner.tally import ShardProgress
 from batchyard.batch_runner.tasks import decode_shard
 from batchyard.common.clock import Clock
 from batchyard.common.contracts.batches import BatchStatus
+from batchyard.common.crash import crash_point
+from batchyard.common.errors import ServiceUnavailable
 from batchyard.common.logs import get_logger
+from batchyard.common.objects import ObjectStoreUnavailable
 
+T = TypeVar("T")
+
+_LOOK_SECONDS = 3.0
 _log = get_logger(__name__)
 
 
@@ -33,6 +42,7 @@ class Worker:
         self._settings = settings
         self._clock = clock
         self._running: dict[str, set[ShardRun]] = {}
+        self._tenants: dict[str, str] = {}
         self._shutting_down = False
 
     @property
@@ -61,6 +71,15 @@ class Worker:
             for run in self._running.get(raw_id, ()):
                 run.stop(stop_reason(record))
 
+    async def watch(self, stop: asyncio.Event) -> None:
+        """Look at the batches that are run here again and again: a word that was not heard is made up for."""
+        while not stop.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _LOOK_SECONDS)
+            for raw_id, tenant in [(raw_id, self._tenants[raw_id]) for raw_id in self._running]:
+                with suppress(ServiceUnavailable):
+                    await self.look_again(tenant, raw_id)
+
     def shut_down(self) -> None:
         """Leave every shard to other runners, with what it has got so far."""
         self._shutting_down = True
@@ -82,7 +101,7 @@ class Worker:
             self._clock,
             report,
         )
-        with self._registered(record.raw_id, run), self._deadline(record, run):
+        with self._registered(record, run), self._deadline(record, run):
             # A cancel that came before the registration was not heard: the record knows.
             await self.look_again(record.tenant, record.raw_id)
             await run.recover()
@@ -91,9 +110,8 @@ class Worker:
                 await run.checkpoint()
                 _log.info("shard.handed_back", batch=record.raw_id, shard=shard)
                 return Later(0)
-            outcome = await run.settle()
-        first = await self._store.hand_in(record, outcome)
-        await self._store.queue_step(record.tenant, record.raw_id)
+            outcome, first = await self._settle(record, run)
+        await self._store.tidy_up(record)
         _log.info(
             "shard.settled" if first else "shard.settled_by_another",
             batch=record.raw_id,
@@ -104,10 +122,34 @@ class Worker:
         )
         return Done()
 
+    async def _settle(self, record: BatchRecord, run: ShardRun) -> tuple[ShardOutcome, bool]:
+        """Hand in what the shard came to, and whether it was the first to be. An outage is waited out here: what is
+        in memory alone would otherwise have to be asked for again."""
+        outcome = await self._through_outages(run.settle)
+        first = await self._through_outages(lambda: self._store.hand_in(record, outcome))
+        crash_point("outcome.handed_in")
+        await self._through_outages(lambda: self._store.queue_step(record.tenant, record.raw_id))
+        crash_point("outcome.told")
+        return outcome, first
+
+    async def _through_outages(self, work: Callable[[], Awaitable[T]]) -> T:
+        attempts = AsyncRetrying(
+            retry=retry_if_exception_type((ServiceUnavailable, ObjectStoreUnavailable)),
+            wait=wait_exponential_jitter(multiplier=0.2, max=5),
+            stop=lambda _: self._shutting_down,
+            reraise=True,
+        )
+        async for attempt in attempts:
+            with attempt:
+                return await work()
+        raise AssertionError("tenacity ends by a result or an error")
+
     @contextmanager
-    def _registered(self, raw_id: str, run: ShardRun) -> Iterator[None]:
+    def _registered(self, record: BatchRecord, run: ShardRun) -> Iterator[None]:
+        raw_id = record.raw_id
         runs = self._running.setdefault(raw_id, set())
         runs.add(run)
+        self._tenants[raw_id] = record.tenant
         if self._shutting_down:
             run.stop(Stop.SHUTDOWN)
         try:
@@ -116,6 +158,7 @@ class Worker:
             runs.discard(run)
             if not runs:
                 self._running.pop(raw_id, None)
+                self._tenants.pop(raw_id, None)
 
     @contextmanager
     def _deadline(self, record: BatchRecord, run: ShardRun) -> Iterator[None]:

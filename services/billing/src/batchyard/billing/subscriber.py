@@ -17,6 +17,7 @@ from nats.js import JetStreamContext
 
 from batchyard.billing.ledger import Ledger, Outcome, Unbillable
 from batchyard.common.contracts.events import BatchEvent
+from batchyard.common.crash import crash_point
 from batchyard.common.errors import ServiceUnavailable
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.topology import Consumer, declare_consumer
@@ -104,6 +105,7 @@ class EventSubscriber:
             _log.exception("event.failed", subject=message.subject)
             await self._give_back(message, "event.given_back", error)
         else:
+            crash_point("entry.committed")
             _tell(event, outcome)
             await message.ack_sync(timeout=_ACK_SECONDS)
 

@@ -22,6 +22,7 @@ from batchyard.common.contracts.files import (
     OpenUpload,
     Upload,
 )
+from batchyard.common.crash import crash_point
 from batchyard.common.errors import ApiError, InvalidRequest, NotFound, ServiceUnavailable
 from batchyard.common.ids import created_at_of, decode_id, is_raw_id, new_raw_id, raw_id_of
 from batchyard.common.logs import get_logger
@@ -176,6 +177,7 @@ class Files:
             raise InvalidRequest(
                 "The upload began so long ago that the file would have expired.", param="expires_after"
             )
+        crash_point("file.stored")
         try:
             await self._records.create(record.key, record)
         except RevisionConflict:
@@ -183,6 +185,7 @@ class Files:
             if entry is None or entry.value.is_expired(self._clock.now()):
                 raise _no_such_upload(record.object_key) from None
             return entry.value
+        crash_point("file.recorded")
         _log.info(
             "file.created",
             tenant=record.tenant,

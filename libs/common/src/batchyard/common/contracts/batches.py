@@ -4,7 +4,7 @@ Source of the object: https://platform.openai.com/docs/api-reference/batch/objec
 """
 
 from enum import StrEnum
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,10 @@ from batchyard.common.contracts.base import Command, Contract
 from batchyard.common.contracts.files import ExpiresAfter
 
 BATCH_LIST_MAX = 100
+METADATA_PAIRS = 16
+
+MetadataKey = Annotated[str, Field(max_length=64)]
+MetadataValue = Annotated[str, Field(max_length=512)]
 
 ENDPOINTS = (
     "/v1/chat/completions",
@@ -154,13 +158,13 @@ class CreateBatch(Command[Batch]):
     verb: ClassVar = "create"
     result: ClassVar = Batch
 
-    input_file_id: str
-    endpoint: str
-    completion_window: str = "24h"
-    metadata: dict[str, str] | None = None
+    input_file_id: str = Field(max_length=4096)
+    endpoint: str = Field(max_length=256)
+    completion_window: str = Field(default="24h", max_length=16)
+    metadata: dict[MetadataKey, MetadataValue] | None = Field(default=None, max_length=METADATA_PAIRS)
     output_expires_after: ExpiresAfter | None = None
     model: str | None = Field(default=None, min_length=1, max_length=512)
-    key_alias: str | None = None
+    key_alias: str | None = Field(default=None, max_length=512)
 
 
 class GetBatch(Command[Batch]):

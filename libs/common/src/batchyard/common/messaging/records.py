@@ -13,9 +13,12 @@ from nats.js.errors import APIError, KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KV_DEL, KV_OP, KV_PURGE, KeyValue
 from pydantic import BaseModel
 
-from batchyard.common.errors import ServiceUnavailable
+from batchyard.common.errors import InternalError, ServiceUnavailable
 
 M = TypeVar("M", bound=BaseModel)
+
+MAX_MESSAGE_BYTES = 1_000_000
+"""What a message may hold: NATS' own limit of 1 MiB counts headers too."""
 
 _CHANGE_ATTEMPTS = 64
 _WRONG_LAST_SEQUENCE = (10071, 10164)
@@ -189,7 +192,11 @@ async def _pull(messages: JetStreamContext.PullSubscription, pending: int) -> tu
 
 
 def _encode(value: BaseModel) -> bytes:
-    return value.model_dump_json(exclude_defaults=True).encode()
+    """Raises InternalError for what does not fit into a message: the server would close the connection for it."""
+    data = value.model_dump_json(exclude_defaults=True).encode()
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise InternalError(f"A record of {len(data)} bytes is too large for NATS.")
+    return data
 
 
 @contextmanager

@@ -1,0 +1,51 @@
+"""Fault points: named places between two durable effects, where a test may let the process die.
+
+They do nothing unless `BATCHYARD_CRASH_AT` names one, as `name:/path/of/a/marker`. The process then kills itself the
+first time it passes the point: the marker file remembers it, so that the process that comes after lives on.
+"""
+
+import os
+import signal
+from pathlib import Path
+
+VARIABLE = "BATCHYARD_CRASH_AT"
+
+POINTS = (
+    "file.stored",  # create file: bytes are there, the record is not
+    "file.recorded",  # create file: the record is there, the reply is not
+    "batch.recorded",  # create batch: the record is there, its first step is not queued
+    "input.pinned",  # plan: the input is copied
+    "table.written",  # plan: the shard table is written, the record does not name it
+    "batch.planned",  # plan: the record is in progress, nothing is dispatched
+    "shards.marked",  # dispatch: the record says that shards are queued, the queue does not hold them
+    "shard.queued",  # dispatch: the first of several shards is queued
+    "segment.stored",  # run: a checkpoint is stored, its progress is not told
+    "parts.written",  # run: the parts are written, the outcome is not handed in
+    "outcome.handed_in",  # run: the outcome is there, nobody has been told
+    "outcome.told",  # run: the step is queued, the shard's message is not acknowledged
+    "outcomes.counted",  # count: the record holds the outcomes
+    "batch.finalizing",  # finalize: the record is finalizing, no file is written
+    "output.joined",  # finalize: the output's bytes are joined, the file is not registered
+    "files.registered",  # finalize: the files are registered, the record does not name them
+    "batch.ended",  # end: the record has ended, the event is not published
+    "event.published",  # end: the event is published, the record does not know
+    "objects.removed",  # sweep: the working objects are gone, outcomes are not
+    "batch.cancelling",  # cancel: the record is cancelling, no runner has been told
+    "shard.abandoned",  # cancel: the first of several abandoned shards is settled
+    "entry.committed",  # bill: the entry is in the ledger, the event is not acknowledged
+)
+
+
+def crash_point(name: str) -> None:
+    """Die here if the environment says so, as by `kill -9`."""
+    wanted = os.environ.get(VARIABLE)
+    if wanted is None:
+        return
+    point, _, marker = wanted.partition(":")
+    if point != name:
+        return
+    try:
+        Path(marker).touch(exist_ok=False)
+    except FileExistsError:
+        return
+    os.kill(os.getpid(), signal.SIGKILL)
