@@ -15,8 +15,10 @@ async def serve(how: str, settings: Settings, stop: asyncio.Event) -> None:
     if how == "broken":
         raise ZeroDivisionError("a bug")
     print("starting", flush=True)  # noqa: T201  the test waits for it
-    async with open_messaging("probe", settings):
+    async with open_messaging("probe", settings) as messaging:
         print("ready", flush=True)  # noqa: T201
+        if how == "too-large":  # more than the server takes: it closes the connection for good
+            await messaging.connection.publish("x", b"x" * 1_048_570, headers={"name": "value"})
         await stop.wait()
 
 

@@ -216,6 +216,14 @@ async def test_an_expired_batch_keeps_what_finished_and_names_the_rest(open_yard
     assert sorted(line["custom_id"] for line in (*output, *errors)) == sorted(f"r{index}" for index in range(60))
 
 
+async def test_a_batch_answered_in_full_is_completed_though_its_deadline_has_passed(open_yard: Any) -> None:
+    yard = await open_yard(SimSettings(port=0, base_latency=0.3), cancel_grace=10, reconcile_interval=30)
+    batch = await yard.batch(*lines(5))
+    await yard.sim.until(lambda state: state.log.total == 5)
+    await expire_now(yard, batch)
+    assert (await yard.call.ended(batch.id)).status is BatchStatus.COMPLETED
+
+
 async def expire_now(yard: Yard, batch: Batch) -> None:
     """Bring the deadline forward, as the passing of time would."""
     records = Records(yard.messaging.js, BATCHES_BUCKET, BatchRecord)

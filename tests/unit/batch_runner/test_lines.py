@@ -100,6 +100,22 @@ def test_a_result_line_holds_the_answer_as_it_was(custom_id: str, body: dict[str
     }
 
 
+def test_a_usage_of_odd_numbers_is_counted_within_reason() -> None:
+    answer = read_answer(b'{"usage":{"prompt_tokens":12.0,"completion_tokens":-3},"choices":[7]}')
+    assert answer is not None
+    assert answer.tokens == Tokens(12, 0, 0, 0)
+
+
+def test_an_answer_nested_beyond_reason_is_no_answer() -> None:
+    body = b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    assert read_answer(body) is None
+    assert b"error" in one_line_json(body)
+
+
+def test_a_request_id_that_is_no_text_is_written_all_the_same() -> None:
+    assert json.loads(answered_line("i", b'"a"', 500, "x\udc80", b"{}"))["response"]["status_code"] == 500
+
+
 def test_an_unanswered_line_says_why() -> None:
     text = unanswered_line("batch_req_1", b'"a"', "batch_expired", 'too "late"')
     assert json.loads(text) == {

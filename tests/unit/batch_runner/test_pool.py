@@ -128,6 +128,28 @@ async def test_waiters_wait_while_every_deployment_is_down(pool: Pool, servers: 
     await asyncio.wait_for(asyncio.gather(*waiting), 5)
 
 
+async def test_a_line_goes_elsewhere_after_a_failure(pool: Pool) -> None:
+    first = await pool.acquire()
+    pool.release(first)
+    assert await pool.acquire(avoid=first) is not first
+
+
+async def test_a_deployment_that_only_fails_rests_while_others_work(pool: Pool) -> None:
+    bad, good = pool.members
+    for _ in range(5):
+        pool.failed(bad)
+    assert await take(pool, 2) == [good.deployment.id] * 2
+    pool.succeeded(bad)
+    assert bad.failures == 0
+
+
+async def test_the_only_deployment_never_rests_for_its_failures(servers: Servers) -> None:
+    pool = Pool("m", [deployment("a")], 9, servers, SystemClock(), 0.01)
+    for _ in range(50):
+        pool.failed(pool.members[0])
+    assert await asyncio.wait_for(take(pool, 1), 1) == ["a"]
+
+
 async def test_a_deployment_that_asks_for_rest_gets_it(servers: Servers) -> None:
     pool = Pool("m", [deployment("a")], 9, servers, SystemClock(), 0.01)
     member = pool.members[0]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchyard.batch_runner.retry import Failure, RetryPolicy, Spent, is_retryable, parse_retry_after
+from batchyard.batch_runner.retry import MAX_RETRY_AFTER, Failure, RetryPolicy, Spent, is_retryable, parse_retry_after
 
 POLICY = RetryPolicy(max_attempts=3, max_throttled=5, base=0.5, cap=8.0)
 
@@ -62,6 +62,10 @@ def test_the_server_may_ask_for_longer() -> None:
         ("soon", None),
         ("Wed, 21 Oct 2015 07:28:30 GMT", 30.0),
         ("Wed, 21 Oct 2015 07:27:00 GMT", 0.0),
+        ("86400", MAX_RETRY_AFTER),
+        ("inf", MAX_RETRY_AFTER),
+        ("nan", None),
+        ("Wed, 21 Oct 2015 07:28:30 +99999999999999999", None),
     ],
 )
 def test_retry_after_is_a_number_or_a_date(header: str | None, seconds: float | None) -> None:

@@ -8,8 +8,11 @@ from uuid import uuid4
 
 import pytest
 
+from batchyard.batch_runner.attempt import LineJob
 from batchyard.batch_runner.batch import ShardOutcome
+from batchyard.batch_runner.pool import Pool
 from batchyard.batch_runner.run import ShardInput, ShardRun, Stop
+from batchyard.batch_runner.segments import Result
 from batchyard.batch_runner.shard import ShardRange
 from batchyard.batch_runner.tally import ShardProgress
 from batchyard.common.clock import SystemClock
@@ -147,6 +150,25 @@ async def test_a_stopped_run_keeps_what_finished_and_names_the_rest(
     assert {line["error"]["code"] for line in errors} == {code}
     assert (outcome.completed, outcome.failed, outcome.not_run) == (4, 0, LINES - 4)
     assert len(bench.sim.state.log.records()) == 8, "nothing more is sent once stopped"
+
+
+async def test_a_line_that_breaks_the_runner_fails_alone(
+    open_bench: Any, start: Any, store: LocalObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = await open_bench()
+    run = await start(bench)
+    send = bench.attempts.run
+
+    async def break_once(job: LineJob, pool: Pool) -> Result:
+        if bytes(job.request.custom_id) == b'"r7"':
+            raise ZeroDivisionError
+        return await send(job, pool)
+
+    monkeypatch.setattr(bench.attempts, "run", break_once)
+    await execute(run, bench)
+    output, errors = await parts(store, await run.settle())
+    assert len(output) == LINES - 1
+    assert [(line["custom_id"], line["error"]["code"]) for line in errors] == [("r7", "internal_error")]
 
 
 async def test_a_request_in_flight_may_finish_within_the_grace(

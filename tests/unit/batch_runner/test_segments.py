@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from batchyard.batch_runner.lines import Tokens
 from batchyard.batch_runner.segments import (
     ERROR_KINDS,
+    MERGE_WIDTH,
     OUTPUT_KINDS,
     Kind,
     Result,
+    compacted,
     decode_result,
     encode_result,
     merged,
@@ -73,6 +75,19 @@ async def test_merging_gives_each_line_once_in_order(
     for item in found:
         first = next((b"s%d" % n for n, lines in enumerate(segments) if item.line in lines), b"m")
         assert item.text == first
+
+
+async def test_many_segments_become_few_without_changing_what_counts(store: LocalObjectStore) -> None:
+    keys = [f"segment-{number:03d}" for number in range(3 * MERGE_WIDTH**2 // 2)]
+    for number, key in enumerate(keys):
+        own = result(number * 2 + 1, text=b"own")
+        shared = result(10**6, text=b"%d" % number)
+        await store.put(key, encode_result(own) + encode_result(shared))
+    few = await compacted(store, keys, "merged")
+    assert len(few) <= MERGE_WIDTH
+    found = [item async for item in merged(store, few, ())]
+    assert [item.line for item in found] == [number * 2 + 1 for number in range(len(keys))] + [10**6]
+    assert found[-1].text == b"0", "the first segment's result counts"
 
 
 async def test_parts_hold_the_lines_of_their_kinds() -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchyard.batch_runner.lines import read_request
 from batchyard.batch_runner.validate import LineRules, SeenIds, check_line
 
 RULES = LineRules(endpoint="/v1/chat/completions", max_line_bytes=10_000)
@@ -103,6 +104,32 @@ def test_a_line_beyond_the_limit() -> None:
     problem = check_line(7, b"x" * 10_001, RULES).problem
     assert problem is not None
     assert problem.code == "line_too_large"
+
+
+def test_a_member_that_stands_twice_is_read_as_the_runner_reads_it() -> None:
+    text = json.dumps(GOOD).replace('"url"', '"url": 1, "url"').encode()
+    assert check_line(1, text, RULES).problem is None
+    assert read_request(text)
+
+
+@pytest.mark.parametrize(("depth", "deep"), [(190, False), (201, True), (5000, True), (100_000, True)])
+def test_nesting_has_a_limit_of_its_own(depth: int, deep: bool) -> None:
+    body = "[" * depth + "]" * depth
+    text = json.dumps(GOOD).replace('"hi"', body).encode()
+    problem = check_line(7, text, LineRules("/v1/chat/completions", 10**7)).problem
+    assert (problem is not None) == deep
+    if problem is not None:
+        assert (problem.code, problem.line) == ("invalid_json_line", 7)
+
+
+def test_brackets_in_a_text_are_no_nesting() -> None:
+    assert check(body={"model": "m", "messages": "[{" * 300 + '\\" [['}) is None
+
+
+def test_a_model_name_has_a_limit() -> None:
+    problem = check(body={"model": "m" * 513})
+    assert problem is not None
+    assert problem[:2] == ("invalid_request", "body.model")
 
 
 @given(st.binary(max_size=300))

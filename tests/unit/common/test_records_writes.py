@@ -259,7 +259,8 @@ async def test_an_outage_in_the_middle_of_a_listing_is_not_its_end(
         async with impatient(settings) as js:
             await declare_streams(js, settings)
             records = Records(js, FILES_BUCKET, Note)
-            await asyncio.gather(*(records.put(f"t.{number}", Note()) for number in range(600)))
+            for number in range(600):
+                await records.put(f"t.{number}", Note())
             listing = records.list("t")
             await anext(listing)
             server.stop()

@@ -137,3 +137,11 @@ async def test_credentials_that_nats_refuses_are_a_configuration_error_and_stay_
     assert code == 2
     assert "NATS refuses the credentials" in record["error"]
     assert "hidden" not in log
+
+
+async def test_a_connection_closed_for_good_ends_the_process_so_that_it_is_started_anew(server: Server) -> None:
+    server.start()
+    async with running("too-large", BATCHYARD_NATS_URL=server.url) as process:
+        code, log = await ended(process, START_SECONDS)
+    assert code == 1
+    assert "nats.closed" in [record["event"] for record in records(log)]

@@ -25,6 +25,7 @@ from batchyard.common.messaging.broker import connection_of, create_broker
 from batchyard.common.messaging.topology import declare_streams
 from batchyard.common.objects import ObjectStore, open_object_store
 from batchyard.common.settings import Settings
+from batchyard.common.tasks import end
 
 _JETSTREAM_PATIENCE = 60.0
 _log = get_logger(__name__)
@@ -37,6 +38,10 @@ Serve = Callable[[asyncio.Event], Awaitable[None]]
 
 class _StoppedBeforeStart(BatchyardError):
     """The process was told to stop while it still waited for what it needs."""
+
+
+class MessagingLost(BatchyardError):
+    """The connection to NATS has ended and will not come back by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +67,15 @@ async def open_messaging(service: str, settings: Settings) -> AsyncIterator[Mess
 
     The broker is connected but not started: include routers, then `await broker.start()`.
     """
-    broker = create_broker(service, settings)
+    stop = _stop_asked.get()
+    broker = create_broker(service, settings, on_lost=stop.set if stop is not None else lambda: None)
     try:
         yield await _unless_stopped(_connect(broker, settings))
     finally:
         await broker.stop()
+    if broker.lost:
+        # Better to be started anew than to live on without a connection.
+        raise MessagingLost("the connection to NATS was closed by the server")
 
 
 async def _connect(broker: NatsBroker, settings: Settings) -> Messaging:
@@ -95,10 +104,7 @@ async def _unless_stopped(work: Coroutine[Any, Any, T]) -> T:
             raise _StoppedBeforeStart
         return working.result()
     finally:
-        stopping.cancel()
-        while not working.done():  # asyncio.wait_for in Python 3.11 may swallow a cancellation
-            working.cancel()
-            await asyncio.wait({working}, timeout=0.1)
+        await end((working, stopping))
 
 
 def read_config(settings: Settings) -> Config:

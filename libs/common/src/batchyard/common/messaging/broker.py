@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
@@ -24,12 +25,17 @@ _FINISH_SECONDS = 10.0
 _log = get_logger(__name__)
 
 
-def create_broker(service: str, settings: Settings) -> NatsBroker:
+def create_broker(service: str, settings: Settings, on_lost: Callable[[], None] = lambda: None) -> "Broker":
     """A broker for one process.
 
     - It reconnects for ever: with a bounded number of attempts FastStream's pull loop spins once they are spent.
     - Acknowledgement is manual unless a subscriber says otherwise: the default throws a message away on an error.
     - It does not log two lines a message; services log what they did instead.
+
+    Args:
+        service: The connection's name.
+        settings: Where NATS is.
+        on_lost: Called when the connection has ended for good, as for a message beyond the server's limit.
     """
 
     async def on_disconnected() -> None:
@@ -39,8 +45,10 @@ def create_broker(service: str, settings: Settings) -> NatsBroker:
     async def on_closed() -> None:
         if not broker.stopping:  # the server refused us for good: nats-py does not try again
             _log.critical("nats.closed")
+            broker.lost = True
+            on_lost()
 
-    broker = _Broker(
+    broker = Broker(
         settings.nats_servers,
         name=service,
         security=_security(settings),
@@ -58,10 +66,11 @@ def create_broker(service: str, settings: Settings) -> NatsBroker:
     return broker
 
 
-class _Broker(NatsBroker):
+class Broker(NatsBroker):
     """A broker that outlives a refusal, and stops also while the server is away."""
 
     stopping = False
+    lost = False
 
     async def _connect(self) -> Client:
         # FastStream raises a refusal out of nats-py's error callback, also in the task that reconnects: one moment
