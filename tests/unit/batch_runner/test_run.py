@@ -162,7 +162,8 @@ async def test_a_line_that_breaks_the_runner_fails_alone(
     async def break_once(job: LineJob, pool: Pool) -> Result:
         if bytes(job.request.custom_id) == b'"r7"':
             raise ZeroDivisionError
-        return await send(job, pool)
+        result: Result = await send(job, pool)
+        return result
 
     monkeypatch.setattr(bench.attempts, "run", break_once)
     await execute(run, bench)

@@ -109,7 +109,7 @@ def test_a_line_beyond_the_limit() -> None:
 def test_a_member_that_stands_twice_is_read_as_the_runner_reads_it() -> None:
     text = json.dumps(GOOD).replace('"url"', '"url": 1, "url"').encode()
     assert check_line(1, text, RULES).problem is None
-    assert read_request(text)
+    assert bytes(read_request(text).custom_id) == b'"a"'
 
 
 @pytest.mark.parametrize(("depth", "deep"), [(190, False), (201, True), (5000, True), (100_000, True)])

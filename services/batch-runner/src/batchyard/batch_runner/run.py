@@ -119,6 +119,40 @@ class ShardRun:
         finally:
             await end((*workers, flusher))
 
+    async def execute_singly(
+        self, attempts: Attempts, pool: Pool, before_line: Callable[[ShardProgress, int], Awaitable[None]]
+    ) -> None:
+        """Send one line at a time, and say each time which, so that a line that kills its runner is known by name."""
+        async for job in self._jobs():
+            if self.stopped:
+                return
+            if job.line not in self._tally:
+                await before_line(self._tally.progress(), job.line)
+                working = asyncio.create_task(self._work(iter([job]), attempts, pool))
+                try:
+                    until: set[asyncio.Future[Any]] = {working, self._stopped}
+                    await asyncio.wait(until, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    await end((working,))
+                await self.checkpoint()
+
+    async def give_up(self, line: int | None, starts: int) -> None:
+        """Fail one line that has no result, or all of them, because runners die of them."""
+        async for job in self._jobs():
+            if job.line not in self._tally and line in (None, job.line):
+                text = unanswered_line(
+                    job.identity,
+                    bytes(job.request.custom_id),
+                    "runner_lost",
+                    f"Given up: {starts} runners in a row were lost while they worked on this request.",
+                )
+                self._gather(Result(job.line, Kind.FAILED, Tally.NO_TOKENS, None, text))
+        await self.checkpoint()
+
+    @property
+    def progress(self) -> ShardProgress:
+        return self._tally.progress()
+
     async def recover(self) -> None:
         """Take over the results that earlier runs of the shard made durable."""
         async for info in self._store.list(f"{self._shard.prefix}segment-"):

@@ -10,13 +10,27 @@ from batchyard.common.contracts.batches import Usage
 
 
 class ShardProgress(BaseModel):
-    """How far a running shard is, counting only what would survive its runner."""
+    """How far a running shard is, counting only what would survive its runner.
+
+    Attributes:
+        starts: Times that a runner has begun on the shard and nothing more of it has become durable: more than a few
+            say that the shard kills whoever works on it.
+        suspect: The line that the last of them worked on, alone.
+        caught: How many of them were lost over that line.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     completed: int = 0
     failed: int = 0
     usage: Usage = Usage()
+    starts: int = 0
+    suspect: int | None = None
+    caught: int = 0
+
+    @property
+    def results(self) -> int:
+        return self.completed + self.failed
 
 
 class Tally:

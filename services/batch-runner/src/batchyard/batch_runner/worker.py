@@ -11,6 +11,7 @@ from batchyard.batch_runner.attempt import Attempts
 from batchyard.batch_runner.batch import BatchRecord, ShardOutcome
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.fleet import Fleet
+from batchyard.batch_runner.pool import Pool
 from batchyard.batch_runner.queue import Done, Later
 from batchyard.batch_runner.results import shard_input, stop_reason
 from batchyard.batch_runner.run import ShardRun, Stop
@@ -27,6 +28,9 @@ from batchyard.common.objects import ObjectStoreUnavailable
 T = TypeVar("T")
 
 _LOOK_SECONDS = 3.0
+_STARTS_BEFORE_CAUTION = 3
+_STARTS_BEFORE_GIVING_UP = 12
+_CAUGHT_BEFORE_GIVING_UP = 3
 _log = get_logger(__name__)
 
 
@@ -43,6 +47,7 @@ class Worker:
         self._clock = clock
         self._running: dict[str, set[ShardRun]] = {}
         self._tenants: dict[str, str] = {}
+        self._caution = asyncio.Lock()
         self._shutting_down = False
 
     @property
@@ -105,9 +110,21 @@ class Worker:
             # A cancel that came before the registration was not heard: the record knows.
             await self.look_again(record.tenant, record.raw_id)
             await run.recover()
-            await run.execute(self._attempts, pool)
+            begun = await self._before(record, shard, run)
+            try:
+                if begun.starts < _STARTS_BEFORE_CAUTION:
+                    await self._begin(record, shard, begun)
+                    await run.execute(self._attempts, pool)
+                else:
+                    async with self._caution:
+                        await self._begin(record, shard, begun)
+                        await self._execute_with_caution(record, shard, run, pool, begun)
+            except (ServiceUnavailable, ObjectStoreUnavailable):
+                await self._end_unharmed(record, shard, begun)
+                raise
             if run.stopped is Stop.SHUTDOWN:
                 await run.checkpoint()
+                await self._end_unharmed(record, shard, begun)
                 _log.info("shard.handed_back", batch=record.raw_id, shard=shard)
                 return Later(0)
             outcome, first = await self._settle(record, run)
@@ -121,6 +138,42 @@ class Worker:
             not_run=outcome.not_run,
         )
         return Done()
+
+    async def _before(self, record: BatchRecord, shard: int, run: ShardRun) -> ShardProgress:
+        """What earlier runs of the shard came to: those that made something durable speak for it."""
+        before = await self._store.progress(record, shard) or ShardProgress()
+        if run.progress.results > before.results:
+            return run.progress
+        return run.progress.model_copy(
+            update={"starts": before.starts, "suspect": before.suspect, "caught": before.caught}
+        )
+
+    async def _begin(self, record: BatchRecord, shard: int, before: ShardProgress) -> None:
+        """Note that a runner has begun on the shard: if it is lost, the next one sees that it was not the first."""
+        await self._store.report_progress(record, shard, before.model_copy(update={"starts": before.starts + 1}))
+
+    async def _end_unharmed(self, record: BatchRecord, shard: int, before: ShardProgress) -> None:
+        """This runner leaves the shard alive: its start does not speak against the shard."""
+        with suppress(ServiceUnavailable):
+            await self._store.report_progress(record, shard, before)
+
+    async def _execute_with_caution(
+        self, record: BatchRecord, shard: int, run: ShardRun, pool: Pool, before: ShardProgress
+    ) -> None:
+        """Runners were lost over this shard, or beside it: run its lines one by one, and no other suspected shard
+        meanwhile, until the line is found that does it."""
+        _log.warning("shard.suspected", batch=record.raw_id, shard=shard, starts=before.starts, line=before.suspect)
+        if before.caught >= _CAUGHT_BEFORE_GIVING_UP:
+            await run.give_up(before.suspect, before.caught)
+        elif before.starts >= _STARTS_BEFORE_GIVING_UP:
+            await run.give_up(None, before.starts)
+
+        async def note(progress: ShardProgress, line: int) -> None:
+            caught = before.caught + 1 if line == before.suspect else 1
+            told = progress.model_copy(update={"starts": before.starts + 1, "suspect": line, "caught": caught})
+            await self._store.report_progress(record, shard, told)
+
+        await run.execute_singly(self._attempts, pool, note)
 
     async def _settle(self, record: BatchRecord, run: ShardRun) -> tuple[ShardOutcome, bool]:
         """Hand in what the shard came to, and whether it was the first to be. An outage is waited out here: what is
