@@ -242,6 +242,32 @@ async def test_a_batch_waits_for_a_fleet_that_is_down(open_yard: Any) -> None:
     assert (batch.request_counts.completed, batch.request_counts.failed) == (20, 0)
 
 
+async def test_a_batch_says_why_it_does_not_move(open_yard: Any) -> None:
+    yard = await open_yard(probe_interval=0.05)
+    yard.sim.state.healthy = False
+    batch = await yard.batch(*lines(5))
+    stuck = await yard.call.until(batch.id, lambda batch: batch.status_reason is not None)
+    assert stuck.status is BatchStatus.IN_PROGRESS
+    assert stuck.status_reason == f"No server of the model '{MODEL}' answers. The requests wait for one; none is lost."
+    yard.sim.state.healthy = True
+    assert (await yard.call.ended(batch.id)).status_reason is None
+
+
+async def test_leftovers_of_batches_that_are_over_are_removed(open_yard: Any) -> None:
+    yard = await open_yard(
+        SimSettings(port=0, base_latency=0.5), orphan_sweep_interval=0.2, orphan_min_age=0, max_parallel_requests=2
+    )
+    running = await yard.batch(*lines(6))
+    await yard.call.until(running.id, lambda batch: batch.status is BatchStatus.IN_PROGRESS)
+    leftover = f"batches/default/batch_{'0' * 32}/00000000/segment-x"
+    await yard.objects.put(leftover, b"x")
+    async with asyncio.timeout(10):
+        while leftover in await yard.working_objects():
+            await asyncio.sleep(0.05)
+    assert await yard.working_objects(), "what a running batch works with stays"
+    assert (await yard.call.ended(running.id)).request_counts.completed == 6
+
+
 async def test_batches_are_listed_newest_first_page_by_page(open_yard: Any) -> None:
     yard = await open_yard()
     made = [(await yard.batch(lines(1)[0])).id for _ in range(5)]

@@ -274,7 +274,12 @@ def swept(record: BatchRecord) -> BatchRecord:
     return record.model_copy(update={"swept": True})
 
 
-def to_batch(record: BatchRecord, extra: RequestCounts | None = None, extra_usage: Usage | None = None) -> Batch:
+def to_batch(
+    record: BatchRecord,
+    extra: RequestCounts | None = None,
+    extra_usage: Usage | None = None,
+    reason: str | None = None,
+) -> Batch:
     """The object a client sees; `extra` is what running shards have done and is not counted in the record yet."""
     counts = record.counts + extra if extra else record.counts
     usage = record.usage + extra_usage if extra_usage else record.usage
@@ -300,6 +305,7 @@ def to_batch(record: BatchRecord, extra: RequestCounts | None = None, extra_usag
         request_counts=counts,
         usage=usage,
         metadata=record.metadata,
+        status_reason=reason,
     )
 
 

@@ -1,6 +1,7 @@
 """Where batch-runner keeps its state: records, shard outcomes and progress in KV, the queues, and its objects."""
 
 from collections.abc import AsyncGenerator, Callable
+from datetime import datetime
 
 from nats.aio.client import Client
 from nats.errors import Error
@@ -25,7 +26,7 @@ from batchyard.common.messaging.topology import (
     STEPS,
     WORK,
 )
-from batchyard.common.object_keys import batch_prefix
+from batchyard.common.object_keys import BATCHES_PREFIX, batch_prefix, parse_batch_key
 from batchyard.common.objects import ObjectStore, read
 
 _SUBJECT_FULL = 10077
@@ -169,6 +170,27 @@ class BatchStore:
                 keys.clear()
         if keys:
             await self.objects.delete(keys)
+
+    async def remove_orphans(self, older_than: datetime) -> int:
+        """Delete working objects that no batch will ever ask for again; how many there were.
+
+        A process that comes back after long, as from a suspended machine, may write for a batch that has ended.
+        """
+        orphans: list[str] = []
+        removed, checked, is_over = 0, "", False
+        async for info in self.objects.list(BATCHES_PREFIX):
+            tenant, raw_id = parse_batch_key(info.key)
+            if checked != raw_id:
+                record = await self.get(tenant, raw_id)
+                checked, is_over = raw_id, record is None or record.swept
+            if is_over and info.modified_at < older_than:
+                orphans.append(info.key)
+                removed += 1
+            if len(orphans) >= _DELETE_BATCH:
+                await self.objects.delete(orphans)
+                orphans.clear()
+        await self.objects.delete(orphans)
+        return removed
 
     def list(self, tenant: str) -> AsyncGenerator[Entry[BatchRecord], None]:
         return self.records.list(subjects.encode_token(tenant))

@@ -134,7 +134,7 @@ class Batches:
             return to_batch(record)
         found = await asyncio.gather(*(self._store.progress(record, shard) for shard in record.outstanding()))
         running = [progress for progress in found if progress is not None]
-        return to_batch(record, *_sum(running))
+        return to_batch(record, *_sum(running), _reason(record, running))
 
 
 def _sum(running: list[ShardProgress]) -> tuple[RequestCounts, Usage]:
@@ -142,6 +142,12 @@ def _sum(running: list[ShardProgress]) -> tuple[RequestCounts, Usage]:
         completed=sum(progress.completed for progress in running), failed=sum(progress.failed for progress in running)
     )
     return counts, sum((progress.usage for progress in running), Usage())
+
+
+def _reason(record: BatchRecord, running: list[ShardProgress]) -> str | None:
+    if running and all(progress.waiting for progress in running):
+        return f"No server of the model '{record.model}' answers. The requests wait for one; none is lost."
+    return None
 
 
 def _raw(batch_id: str) -> str:

@@ -14,6 +14,7 @@ from batchyard.common.tasks import end
 _FIRST_PROBE = 0.1
 _FAILURES_IN_A_ROW = 5
 _LONGEST_REST = 15.0
+_LEAST_WAIT = 0.001
 _log = get_logger(__name__)
 
 
@@ -121,7 +122,16 @@ class Pool:
         until = self._clock.monotonic() + seconds
         if until > member.rests_until:
             member.rests_until = until
-            asyncio.get_running_loop().call_later(seconds, self._wake)
+            asyncio.get_running_loop().call_later(seconds, self._rested, member)
+
+    def _rested(self, member: Member) -> None:
+        """Wake the waiters once the rest is over. A timer of uvloop may fire a moment early: a wake that found the
+        deployment still resting would be the last one, and the waiters would wait for ever."""
+        left = member.rests_until - self._clock.monotonic()
+        if left > 0:
+            asyncio.get_running_loop().call_later(max(left, _LEAST_WAIT), self._rested, member)
+        else:
+            self._wake()
 
     async def confirm_alive(self, member: Member) -> bool:
         """Ask a deployment that has just failed whether it is alive; all who ask at once share one question.

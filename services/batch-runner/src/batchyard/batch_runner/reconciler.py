@@ -5,6 +5,7 @@ Every replica does it. A wish to move a batch that waits or is being worked on i
 
 import asyncio
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from batchyard.batch_runner.batch import BatchRecord, record_key
 from batchyard.batch_runner.batch_store import BatchStore
@@ -14,6 +15,7 @@ from batchyard.common.contracts.batches import BatchStatus
 from batchyard.common.errors import ServiceUnavailable
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.records import Entry
+from batchyard.common.objects import ObjectStoreError
 from batchyard.common.tasks import end
 
 _RESYNC_SECONDS = 300.0
@@ -52,7 +54,9 @@ class Reconciler:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Watch and reconcile until `stop` is set."""
-        loops = [asyncio.create_task(self._watch()), asyncio.create_task(self._reconcile_regularly())]
+        loops = [
+            asyncio.create_task(work()) for work in (self._watch, self._reconcile_regularly, self._sweep_regularly)
+        ]
         stopped = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait({*loops, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -82,6 +86,18 @@ class Reconciler:
                 await self.reconcile()
             except ServiceUnavailable as error:
                 _log.warning("reconciler.postponed", reason=str(error))
+
+    async def _sweep_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.orphan_sweep_interval)
+            older_than = datetime.fromtimestamp(self._clock.now() - self._settings.orphan_min_age, UTC)
+            try:
+                removed = await self._store.remove_orphans(older_than)
+            except (ServiceUnavailable, ObjectStoreError) as error:
+                _log.warning("sweep.postponed", reason=str(error))
+            else:
+                if removed:
+                    _log.info("orphans.removed", objects=removed)
 
     async def _watch(self) -> None:
         """Follow the records. The watch is opened anew now and then: a lost one would be silent."""

@@ -85,6 +85,8 @@ class ShardRun:
         self._settings = settings
         self._clock = clock
         self._on_checkpoint = on_checkpoint
+        self.shard = shard.shard
+        self.told_waiting = False
         self._tally = Tally()
         self._stored: list[str] = []  # segments whose results are not in memory
         self._kept: list[Result] = []  # results in segments that are in memory too

@@ -43,4 +43,6 @@ class RunnerSettings(Settings):
     stale_after: float = Field(
         default=15.0, gt=0, description="seconds without change after which a batch is looked at"
     )
+    orphan_sweep_interval: float = Field(default=3600.0, gt=0, description="seconds between searches for leftovers")
+    orphan_min_age: float = Field(default=3600.0, ge=0, description="seconds after which a leftover is one")
     command_timeout: float = Field(default=10.0, gt=0)

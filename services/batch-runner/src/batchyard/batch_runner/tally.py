@@ -17,6 +17,7 @@ class ShardProgress(BaseModel):
             say that the shard kills whoever works on it.
         suspect: The line that the last of them worked on, alone.
         caught: How many of them were lost over that line.
+        waiting: Whether it waits for a server to answer again.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -27,6 +28,7 @@ class ShardProgress(BaseModel):
     starts: int = 0
     suspect: int | None = None
     caught: int = 0
+    waiting: bool = False
 
     @property
     def results(self) -> int:

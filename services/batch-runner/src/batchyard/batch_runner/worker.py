@@ -46,7 +46,7 @@ class Worker:
         self._settings = settings
         self._clock = clock
         self._running: dict[str, set[ShardRun]] = {}
-        self._tenants: dict[str, str] = {}
+        self._records: dict[str, BatchRecord] = {}
         self._caution = asyncio.Lock()
         self._shutting_down = False
 
@@ -81,9 +81,19 @@ class Worker:
         while not stop.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), _LOOK_SECONDS)
-            for raw_id, tenant in [(raw_id, self._tenants[raw_id]) for raw_id in self._running]:
+            for raw_id, record in list(self._records.items()):
                 with suppress(ServiceUnavailable):
-                    await self.look_again(tenant, raw_id)
+                    await self.look_again(record.tenant, raw_id)
+                    await self._tell_waiting(record)
+
+    async def _tell_waiting(self, record: BatchRecord) -> None:
+        """Say of the shards that are run here that they wait for a server, and when they no longer do."""
+        is_down = self._fleet.pools[record.pool or ""].is_down
+        for run in tuple(self._running.get(record.raw_id, ())):
+            if run.told_waiting is not is_down:
+                run.told_waiting = is_down
+                told = await self._store.progress(record, run.shard) or ShardProgress()
+                await self._store.report_progress(record, run.shard, told.model_copy(update={"waiting": is_down}))
 
     def shut_down(self) -> None:
         """Leave every shard to other runners, with what it has got so far."""
@@ -202,7 +212,7 @@ class Worker:
         raw_id = record.raw_id
         runs = self._running.setdefault(raw_id, set())
         runs.add(run)
-        self._tenants[raw_id] = record.tenant
+        self._records[raw_id] = record
         if self._shutting_down:
             run.stop(Stop.SHUTDOWN)
         try:
@@ -211,7 +221,7 @@ class Worker:
             runs.discard(run)
             if not runs:
                 self._running.pop(raw_id, None)
-                self._tenants.pop(raw_id, None)
+                self._records.pop(raw_id, None)
 
     @contextmanager
     def _deadline(self, record: BatchRecord, run: ShardRun) -> Iterator[None]:

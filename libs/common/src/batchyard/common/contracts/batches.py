@@ -113,7 +113,10 @@ class BatchErrors(Contract):
 
 
 class Batch(Contract):
-    """The Batch object of the API. Times are Unix seconds; what has not happened is null."""
+    """The Batch object of the API. Times are Unix seconds; what has not happened is null.
+
+    `status_reason` is Batchyard's own: why a batch in progress does not move, null while it does.
+    """
 
     id: str
     object: Literal["batch"] = "batch"
@@ -137,6 +140,7 @@ class Batch(Contract):
     request_counts: RequestCounts = RequestCounts()
     usage: Usage | None = None
     metadata: dict[str, str] | None = None
+    status_reason: str | None = None
 
 
 class BatchPage(Contract):
