@@ -91,13 +91,12 @@ async def test_raw_lines_are_the_lines_whatever_the_chunks(content: bytes, cuts:
         yield rest
 
     lines = [line async for line in raw_lines(chunks(), limit)]
-    expected = content.split(b"\n")
-    if expected[-1] == b"":
-        expected.pop()
-    assert [line.text[:limit] for line in lines] == [text[:limit] for text in expected]
+    expected = [(number, text) for number, text in enumerate(content.split(b"\n"), 1) if text]
+    assert [line.number for line in lines] == [number for number, _ in expected]
+    assert [line.text[:limit] for line in lines] == [text[:limit] for _, text in expected]
     assert all((len(line.text) > limit) == (line.size > limit) for line in lines)
-    assert [line.size for line in lines] == [len(text) for text in expected]
-    assert [content[line.offset : line.offset + line.size] for line in lines] == expected
+    assert [content[line.offset : line.offset + line.size] for line in lines] == [text for _, text in expected]
+    assert all(content[line.end - 1 : line.end] in (b"\n", content[-1:]) for line in lines)
     assert all(len(line.text) <= limit + 1 for line in lines)
 
 

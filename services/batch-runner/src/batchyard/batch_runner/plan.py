@@ -4,6 +4,7 @@ Memory is one chunk, one line, a digest for each custom_id and the shard table: 
 the size of the file.
 """
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from batchyard.common.config import ANY_MODEL
 from batchyard.common.contracts.batches import BatchProblem
 from batchyard.common.objects import ObjectStore
 
+_NEWLINES = re.compile(rb"\n+")
 _BOM = b"\xef\xbb\xbf"
 
 PoolOf = Callable[[str], Awaitable[str | None]]
@@ -53,12 +55,20 @@ class RawLine:
 
 
 async def raw_lines(chunks: AsyncIterator[bytes], max_line_bytes: int) -> AsyncIterator[RawLine]:
-    """Cut a byte stream into lines. A line beyond the limit is counted but not kept, so that none fills the memory."""
+    """Cut a byte stream into lines; empty ones are only counted, a whole run of them at once.
+
+    A line beyond the limit is measured but not kept, so that none fills the memory.
+    """
     number, start, position = 1, 0, 0
     kept = bytearray()
     async for chunk in chunks:
         begin = 0
         while (newline := chunk.find(b"\n", begin)) >= 0:
+            if newline == begin and not kept:
+                run = _NEWLINES.match(chunk, begin)
+                assert run is not None
+                number, begin, start = number + len(run[0]), run.end(), position + run.end()
+                continue
             end = position + newline + 1
             if not kept and newline - begin <= max_line_bytes:
                 text = chunk[begin:newline]
