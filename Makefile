@@ -6,7 +6,7 @@ PYTHON ?= python3
 SOURCES := libs services tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt clean
+.PHONY: help setup demo test soak check fmt clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -25,6 +25,9 @@ demo: setup ## Run the main job: a JSONL file in, every line answered, results a
 
 test: setup ## Run every test (ARGS= for pytest)
 	@$(RUN)pytest $(ARGS)
+
+soak: setup ## Kill processes while batches run, then check the truth (ARGS="--kills 100 --batches 20 --seed 1")
+	@PYTHONPATH=tests $(RUN)python -m soak $(ARGS)
 
 check: setup ## Lint, types and import contracts
 	@$(RUN)ruff check $(SOURCES)
