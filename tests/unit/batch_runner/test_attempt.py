@@ -22,6 +22,7 @@ def job(prompt: str, **body: object) -> LineJob:
 
 async def run(bench: Bench, prompt: str, **body: object) -> tuple[Result, dict[str, Any]]:
     result = await asyncio.wait_for(bench.attempts.run(job(prompt, **body), bench.pool), 20)
+    assert result is not None
     assert bench.pool.members[0].in_flight == 0
     return result, json.loads(result.text)
 
@@ -107,6 +108,20 @@ async def test_a_server_that_is_down_burns_no_attempt(open_bench: Any) -> None:
             await asyncio.sleep(0.001)
     bench.sim.state.healthy = True
     assert (await asyncio.wait_for(waiting, 5)).kind is Kind.COMPLETED
+
+
+async def test_a_line_that_waits_for_its_turn_is_not_sent_after_a_stop(open_bench: Any) -> None:
+    bench = await open_bench()
+    places = [await bench.pool.acquire() for _ in range(bench.pool.capacity)]
+    stop = asyncio.Event()
+    waiting = asyncio.create_task(bench.attempts.run(job("hello"), bench.pool, stop.is_set))
+    await asyncio.sleep(0)
+    stop.set()
+    for place in places:
+        bench.pool.release(place)
+    assert await asyncio.wait_for(waiting, 5) is None
+    assert sent(bench) == 0
+    assert bench.pool.members[0].in_flight == 0
 
 
 async def test_an_answer_beyond_the_limit_is_refused(open_bench: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from batchyard.batch_runner.batch import BatchRecord, record_key
+from batchyard.batch_runner.tally import ShardProgress
 from batchyard.common import subjects
 from batchyard.common.contracts.batches import Batch, BatchStatus, CancelBatch, CreateBatch, GetBatch, ListBatches
 from batchyard.common.contracts.events import BatchEvent
@@ -19,7 +20,7 @@ from batchyard.common.errors import ApiError, Conflict, InvalidRequest, NotFound
 from batchyard.common.ids import decode_id
 from batchyard.common.messaging.commands import CommandClient
 from batchyard.common.messaging.records import Records
-from batchyard.common.messaging.topology import BATCHES_BUCKET, EVENTS, WORK
+from batchyard.common.messaging.topology import BATCHES_BUCKET, EVENTS, PROGRESS_BUCKET, WORK
 from batchyard.common.objects import ObjectStore, open_object_store
 from batchyard.common.service import Messaging
 from batchyard.common.settings import Settings
@@ -261,8 +262,10 @@ async def test_leftovers_of_batches_that_are_over_are_removed(open_yard: Any) ->
     await yard.call.until(running.id, lambda batch: batch.status is BatchStatus.IN_PROGRESS)
     leftover = f"batches/default/batch_{'0' * 32}/00000000/segment-x"
     await yard.objects.put(leftover, b"x")
+    progress = Records(yard.messaging.js, PROGRESS_BUCKET, ShardProgress)
+    await progress.put(f"default.batch_{'0' * 32}.0", ShardProgress(completed=1))
     async with asyncio.timeout(10):
-        while leftover in await yard.working_objects():
+        while leftover in await yard.working_objects() or await progress.get(f"default.batch_{'0' * 32}.0"):
             await asyncio.sleep(0.05)
     assert await yard.working_objects(), "what a running batch works with stays"
     assert (await yard.call.ended(running.id)).request_counts.completed == 6

@@ -159,10 +159,10 @@ async def test_a_line_that_breaks_the_runner_fails_alone(
     run = await start(bench)
     send = bench.attempts.run
 
-    async def break_once(job: LineJob, pool: Pool) -> Result:
+    async def break_once(job: LineJob, pool: Pool, stopped: Callable[[], bool]) -> Result:
         if bytes(job.request.custom_id) == b'"r7"':
             raise ZeroDivisionError
-        result: Result = await send(job, pool)
+        result: Result = await send(job, pool, stopped)
         return result
 
     monkeypatch.setattr(bench.attempts, "run", break_once)

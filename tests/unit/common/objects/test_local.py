@@ -184,3 +184,27 @@ async def test_a_full_disk_is_unavailable_and_leaves_nothing(
         await local.put("a", b"new")
     assert await read(local, "a", max_bytes=6) == b"former"
     assert names(root / ".tmp") == []
+
+
+async def test_a_store_whose_folder_is_gone_knows_nothing_of_any_object(local: LocalObjectStore, root: Path) -> None:
+    await local.put("a/b", b"1")
+    aside = root.with_name("aside")
+    root.rename(aside)
+    for stand_in in (None, b""):
+        if stand_in is not None:
+            root.write_bytes(stand_in)
+        with pytest.raises(ObjectStoreUnavailable):
+            await local.stat("a/b")
+        with pytest.raises(ObjectStoreUnavailable):
+            await read(local, "a/b", max_bytes=9)
+        with pytest.raises(ObjectStoreUnavailable):
+            [info async for info in local.list("")]
+        with pytest.raises(ObjectStoreUnavailable):
+            await local.delete(["a/b"])
+        with pytest.raises(ObjectStoreUnavailable):
+            await local.put("a/c", b"2")
+        with pytest.raises(ObjectStoreUnavailable):
+            await local.concatenate("a/d", ["a/b"])
+    root.unlink()
+    aside.rename(root)
+    assert await read(local, "a/b", max_bytes=9) == b"1"

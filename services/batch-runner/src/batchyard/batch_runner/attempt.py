@@ -3,6 +3,7 @@
 import asyncio
 import random
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from batchyard.batch_runner.lines import (
@@ -69,12 +70,18 @@ class Attempts:
         self._clock = clock
         self._rng = rng
 
-    async def run(self, job: LineJob, pool: Pool) -> Result:
-        """The line's result. Waits as long as no deployment is up; cancel to give up."""
+    async def run(self, job: LineJob, pool: Pool, stopped: Callable[[], bool] = lambda: False) -> Result | None:
+        """The line's result. Waits as long as no deployment is up; cancel to give up.
+
+        Once `stopped` says so nothing more is sent: None for a line that has waited for its turn until then.
+        """
         spent = Spent()
         member: Member | None = None
         while True:
             member = await pool.acquire(avoid=member)
+            if stopped():
+                pool.release(member)
+                return None
             try:
                 outcome = await self._send(job, member)
             finally:
@@ -88,10 +95,12 @@ class Attempts:
             if self._policy.is_spent(spent):
                 return _given_up(job, outcome, spent, member)
             if outcome.failure is Failure.THROTTLED:
+                # The server asked for rest, not the line: another deployment may take it in the meantime.
                 pool.rest(member, _THROTTLED_REST if outcome.retry_after is None else outcome.retry_after)
+                await asyncio.sleep(self._policy.delay(spent, None, self._rng))
             else:
                 pool.failed(member)
-            await asyncio.sleep(self._policy.delay(spent, outcome.retry_after, self._rng))
+                await asyncio.sleep(self._policy.delay(spent, outcome.retry_after, self._rng))
 
     async def _send(self, job: LineJob, member: Member) -> Result | _Failed:
         deployment = member.deployment

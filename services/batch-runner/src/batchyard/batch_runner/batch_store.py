@@ -1,7 +1,9 @@
 """Where batch-runner keeps its state: records, shard outcomes and progress in KV, the queues, and its objects."""
 
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from datetime import datetime
+from typing import Any
 
 from nats.aio.client import Client
 from nats.errors import Error
@@ -107,6 +109,12 @@ class BatchStore:
         await self.objects.concatenate(key, [record.input_key])
         return key
 
+    async def amend_progress(
+        self, record: BatchRecord, shard: int, change: Callable[[ShardProgress], ShardProgress]
+    ) -> None:
+        """Change what is told of a shard's progress, if anything is: a batch that is over gets none anew."""
+        await self._progress.change(shard_key(record.tenant, record.raw_id, shard), change)
+
     async def write_table(self, record: BatchRecord, attempt: str, table: ShardTable) -> str:
         """Store the shard table of one attempt to plan; its key."""
         key = plan_key(record.tenant, record.raw_id, attempt)
@@ -172,7 +180,7 @@ class BatchStore:
             await self.objects.delete(keys)
 
     async def remove_orphans(self, older_than: datetime) -> int:
-        """Delete working objects that no batch will ever ask for again; how many there were.
+        """Delete working objects, outcomes and progress that no batch will ever ask for again; how many there were.
 
         A process that comes back after long, as from a suspended machine, may write for a batch that has ended.
         """
@@ -190,6 +198,19 @@ class BatchStore:
                 await self.objects.delete(orphans)
                 orphans.clear()
         await self.objects.delete(orphans)
+        return removed + await self._remove_orphaned(self._outcomes) + await self._remove_orphaned(self._progress)
+
+    async def _remove_orphaned(self, records: Records[Any]) -> int:
+        removed, checked, is_over = 0, "", False
+        async with aclosing(records.list("")) as entries:
+            async for entry in entries:
+                batch_key = entry.key.rpartition(".")[0]
+                if checked != batch_key:
+                    found = await self.records.get(batch_key)
+                    checked, is_over = batch_key, found is None or found.value.swept
+                    if is_over:
+                        await records.erase(batch_key)
+                removed += is_over
         return removed
 
     def list(self, tenant: str) -> AsyncGenerator[Entry[BatchRecord], None]:

@@ -41,6 +41,7 @@ class Stop(Enum):
     CANCELLED = "batch_cancelled"
     EXPIRED = "batch_expired"
     SHUTDOWN = "shutdown"
+    SUPERSEDED = "superseded"  # another runner has handed it in
 
 
 _NOT_RUN = {
@@ -222,21 +223,27 @@ class ShardRun:
             if flusher.done():
                 flusher.result()  # it ends by an error alone
             if not finished.done() and (why := self.stopped):
-                grace = self._settings.shutdown_grace if why is Stop.SHUTDOWN else self._settings.cancel_grace
-                await asyncio.wait({finished}, timeout=grace)
+                await asyncio.wait({finished}, timeout=self._grace(why))
             for worker in workers:
                 if worker.done():
                     worker.result()
         finally:
             await end((finished,))
 
+    def _grace(self, why: Stop) -> float:
+        if why is Stop.SUPERSEDED:
+            return 0.0  # nobody waits for the answers
+        return self._settings.shutdown_grace if why is Stop.SHUTDOWN else self._settings.cancel_grace
+
     async def _work(self, queue: Iterator[LineJob], attempts: Attempts, pool: Pool) -> None:
         for job in queue:
             try:
-                result = await attempts.run(job, pool)
+                result = await attempts.run(job, pool, self._stopped.done)
             except Exception as error:  # noqa: BLE001  one line must not take the others of its shard with it
                 _log.error("line.failed", line=job.line, batch=self._shard.batch_hex, exc_info=error)
                 result = failed_line(job, error)
+            if result is None:
+                return
             self._gather(result)
             await self._room.wait()
             if self._stopped.done():

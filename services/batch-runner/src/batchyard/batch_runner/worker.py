@@ -46,6 +46,7 @@ class Worker:
         self._settings = settings
         self._clock = clock
         self._running: dict[str, set[ShardRun]] = {}
+        self._at_work: set[tuple[str, int]] = set()
         self._records: dict[str, BatchRecord] = {}
         self._caution = asyncio.Lock()
         self._shutting_down = False
@@ -61,19 +62,28 @@ class Worker:
         record = await self._store.get(task.tenant, task.batch)
         if record is None or record.status.is_terminal:
             return Done()
-        if record.is_settled(task.shard) or await self._store.outcome(record, task.shard) is not None:
+        if await self._is_handed_in(record, task.shard):
             # Its step may have been lost with the runner that handed it in.
             await self._store.queue_step(record.tenant, record.raw_id)
             return Done()
-        return await self._run(record, task.shard)
+        if (task.batch, task.shard) in self._at_work:
+            # NATS was away for longer than it waits for a sign of life: the run under way settles the message.
+            return Later(self._settings.work_ack_wait)
+        self._at_work.add((task.batch, task.shard))
+        try:
+            return await self._run(record, task.shard)
+        finally:
+            self._at_work.discard((task.batch, task.shard))
 
     async def look_again(self, tenant: str, raw_id: str) -> None:
-        """The batch's status may say that its shards are to be left."""
+        """The batch's status, or what another runner has handed in, may say that its shards are to be left."""
         if raw_id not in self._running:
             return
         record = await self._store.get(tenant, raw_id)
-        if record is not None and record.status is not BatchStatus.IN_PROGRESS:
-            for run in self._running.get(raw_id, ()):
+        for run in tuple(self._running.get(raw_id, ())):
+            if record is None or record.status.is_terminal or await self._is_handed_in(record, run.shard):
+                run.stop(Stop.SUPERSEDED)
+            elif record.status is not BatchStatus.IN_PROGRESS:
                 run.stop(stop_reason(record))
 
     async def watch(self, stop: asyncio.Event) -> None:
@@ -92,8 +102,9 @@ class Worker:
         for run in tuple(self._running.get(record.raw_id, ())):
             if run.told_waiting is not is_down:
                 run.told_waiting = is_down
-                told = await self._store.progress(record, run.shard) or ShardProgress()
-                await self._store.report_progress(record, run.shard, told.model_copy(update={"waiting": is_down}))
+                await self._store.amend_progress(
+                    record, run.shard, lambda told: told.model_copy(update={"waiting": is_down})
+                )
 
     def shut_down(self) -> None:
         """Leave every shard to other runners, with what it has got so far."""
@@ -116,29 +127,40 @@ class Worker:
             self._clock,
             report,
         )
-        with self._registered(record, run), self._deadline(record, run):
-            # A cancel that came before the registration was not heard: the record knows.
-            await self.look_again(record.tenant, record.raw_id)
-            await run.recover()
-            begun = await self._before(record, shard, run)
-            try:
-                if begun.starts < _STARTS_BEFORE_CAUTION:
+        try:
+            with self._registered(record, run), self._deadline(record, run):
+                return await self._run_registered(record, run, pool)
+        finally:
+            # Who was paused for long may have written objects after the batch had ended and been swept.
+            await self._store.tidy_up(record)
+
+    async def _run_registered(self, record: BatchRecord, run: ShardRun, pool: Pool) -> Done | Later:
+        shard = run.shard
+        # A cancel that came before the registration was not heard: the record knows.
+        await self.look_again(record.tenant, record.raw_id)
+        await run.recover()
+        begun = await self._before(record, shard, run)
+        try:
+            if begun.starts < _STARTS_BEFORE_CAUTION:
+                await self._begin(record, shard, begun)
+                await run.execute(self._attempts, pool)
+            else:
+                async with self._caution:
                     await self._begin(record, shard, begun)
-                    await run.execute(self._attempts, pool)
-                else:
-                    async with self._caution:
-                        await self._begin(record, shard, begun)
-                        await self._execute_with_caution(record, shard, run, pool, begun)
-            except (ServiceUnavailable, ObjectStoreUnavailable):
-                await self._end_unharmed(record, shard, begun)
-                raise
-            if run.stopped is Stop.SHUTDOWN:
-                await run.checkpoint()
-                await self._end_unharmed(record, shard, begun)
-                _log.info("shard.handed_back", batch=record.raw_id, shard=shard)
-                return Later(0)
-            outcome, first = await self._settle(record, run)
-        await self._store.tidy_up(record)
+                    await self._execute_with_caution(record, shard, run, pool, begun)
+        except (ServiceUnavailable, ObjectStoreUnavailable):
+            await self._end_unharmed(record, shard, begun)
+            raise
+        if run.stopped is Stop.SUPERSEDED:
+            _log.info("shard.settled_by_another", batch=record.raw_id, shard=shard)
+            return Done()
+        if run.stopped is Stop.SHUTDOWN:
+            await run.checkpoint()
+            # What it has made durable is told as well, or counts that clients have seen would fall.
+            await self._end_unharmed(record, shard, run.progress if run.progress.results > begun.results else begun)
+            _log.info("shard.handed_back", batch=record.raw_id, shard=shard)
+            return Later(0)
+        outcome, first = await self._settle(record, run)
         _log.info(
             "shard.settled" if first else "shard.settled_by_another",
             batch=record.raw_id,
@@ -148,6 +170,9 @@ class Worker:
             not_run=outcome.not_run,
         )
         return Done()
+
+    async def _is_handed_in(self, record: BatchRecord, shard: int) -> bool:
+        return record.is_settled(shard) or await self._store.outcome(record, shard) is not None
 
     async def _before(self, record: BatchRecord, shard: int, run: ShardRun) -> ShardProgress:
         """What earlier runs of the shard came to: those that made something durable speak for it."""
@@ -164,8 +189,14 @@ class Worker:
 
     async def _end_unharmed(self, record: BatchRecord, shard: int, before: ShardProgress) -> None:
         """This runner leaves the shard alive: its start does not speak against the shard."""
+
+        def forgiven(told: ShardProgress) -> ShardProgress:
+            if told.starts == 0:  # something has become durable since
+                return told
+            return told.model_copy(update={"starts": before.starts, "suspect": before.suspect, "caught": before.caught})
+
         with suppress(ServiceUnavailable):
-            await self._store.report_progress(record, shard, before)
+            await self._store.amend_progress(record, shard, forgiven)
 
     async def _execute_with_caution(
         self, record: BatchRecord, shard: int, run: ShardRun, pool: Pool, before: ShardProgress

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import aclosing, contextmanager
 from itertools import islice
 from threading import Lock
 from typing import TYPE_CHECKING
 
 from batchyard.common.objects import local_files
-from batchyard.common.objects.errors import ObjectStoreUnavailable
+from batchyard.common.objects.errors import InvalidObjectKey, ObjectNotFound, ObjectStoreUnavailable
 from batchyard.common.objects.keys import check_key, check_prefix
 from batchyard.common.objects.local_files import GrowingFile, SourceFile
 from batchyard.common.objects.streams import check_range, in_blocks
@@ -81,7 +82,7 @@ class LocalObjectStore:
         """See `ObjectStore.list`. Memory grows with the largest folder, by about 100 bytes a name."""
         check_prefix(prefix)
         found = local_files.walk(self._root, prefix)
-        while batch := await self._run(_take, found):
+        while batch := await self._run(self._take, found):
             for info in batch:
                 yield info
 
@@ -125,7 +126,7 @@ class LocalObjectStore:
 
     async def _run(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         with self._translated():
-            return await self._calls.run(call, *args, **kwargs)
+            return await self._calls.run(self._judged, call, *args, **kwargs)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -133,6 +134,23 @@ class LocalObjectStore:
             yield
         except OSError as error:
             raise ObjectStoreUnavailable(f"object store {self._root}: {error.strerror}") from error
+
+    def _judged(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return call(*args, **kwargs)
+        except (ObjectNotFound, InvalidObjectKey):
+            self._require_folder()
+            raise
+
+    def _require_folder(self) -> None:
+        """Without its folder, as after a lost mount, the store knows nothing of any object."""
+        if self._prepared and not (self._root / "objects").is_dir():
+            raise OSError(errno.ENODEV, "its folder is missing")
+
+    def _take(self, found: Iterator[ObjectInfo]) -> Sequence[ObjectInfo]:
+        batch = tuple(islice(found, _LIST_BATCH))
+        self._require_folder()
+        return batch
 
     def _write(self, file: GrowingFile, block: bytes) -> None:
         self._prepare()
@@ -149,6 +167,7 @@ class LocalObjectStore:
     def _remove(self, keys: Iterable[str]) -> None:
         for key in keys:
             local_files.remove(self._root, key)
+        self._require_folder()
 
     def _probe(self) -> None:
         self._prepare()
@@ -166,7 +185,3 @@ class LocalObjectStore:
             local_files.make_folders(self._root / ".tmp")
             local_files.remove_stale(self._root)
             self._prepared = True
-
-
-def _take(found: Iterator[ObjectInfo]) -> list[ObjectInfo]:
-    return list(islice(found, _LIST_BATCH))

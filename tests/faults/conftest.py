@@ -1,0 +1,96 @@
+"""Systems whose programs are killed, paused, stopped and added to."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from e2e.conftest import System, Yard
+
+from batchyard.cli.process import Program
+from batchyard.cli.running import RunningStack, running_stack
+from batchyard.cli.supervisor import Restart, RestartPolicy, Supervisor
+from support.stack import config_for
+
+RUNNER = "batch-runner"
+_SERVER_ERROR = 500
+
+
+class PatientSystem(System):
+    """Spoken to as the SDKs do it: what got no answer, or was answered 5xx, is asked again."""
+
+    async def call(self, method: str, path: str, **options: Any) -> Any:
+        response = await self.ask(method, path, **options)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    async def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+        async with asyncio.timeout(30):
+            while True:
+                with suppress(httpx.TransportError):
+                    response = await self.http.request(method, f"{self.stack.url}/v1{path}", **options)
+                    if response.status_code < _SERVER_ERROR:
+                        return response
+                await asyncio.sleep(0.1)
+
+
+class FaultYard(Yard):
+    """A yard that knows what its systems' programs ended with, and starts them again at once."""
+
+    def __init__(self, exits: AsyncExitStack, directory: Path) -> None:
+        super().__init__(exits, directory)
+        self.restarts: list[Restart] = []
+
+    async def system(self, api_base: str, **environment: object) -> PatientSystem:
+        stack = await self._exits.enter_async_context(self.stack(api_base, **environment))
+        return PatientSystem(stack, await self.client())
+
+    def stack(self, api_base: str, **environment: object) -> Any:
+        return running_stack(
+            self._directory / "data",
+            config=config_for(api_base, self._directory / "config.yaml"),
+            environment=variables(environment),
+            supervisor=Supervisor(RestartPolicy(first=0.1, factor=1.0), notify=self.restarts.append),
+        )
+
+
+@pytest.fixture
+async def yard(tmp_path: Path) -> AsyncIterator[FaultYard]:
+    async with AsyncExitStack() as exits:
+        yield FaultYard(exits, tmp_path)
+
+
+def variables(settings: dict[str, object]) -> dict[str, str]:
+    """Settings as the environment has them."""
+    return {f"BATCHYARD_{name.upper()}": str(value) for name, value in settings.items()}
+
+
+def program_of(stack: RunningStack, name: str) -> Program:
+    """What the system runs under a name now, its environment included."""
+    return stack.supervisor._kept[name].program
+
+
+def add_runner(stack: RunningStack, name: str, **environment: object) -> None:
+    """Start one more batch-runner, as another machine would have it. Use `said` to see it work."""
+    first = program_of(stack, RUNNER)
+    stack.supervisor.start(
+        replace(
+            first,
+            name=name,
+            environment={**first.environment, **variables(environment)},
+            log=stack.layout.log(name),
+        )
+    )
+
+
+def said(stack: RunningStack, name: str, event: str) -> list[Any]:
+    """The lines of a program's log that tell of an event."""
+    with suppress(FileNotFoundError):
+        lines = stack.layout.log(name).read_bytes().split(b"\n")[:-1]
+        return [entry for line in lines if line.startswith(b"{") and (entry := json.loads(line))["event"] == event]
+    return []

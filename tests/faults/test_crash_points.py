@@ -1,0 +1,188 @@
+"""At each fault point once: the process dies there as by `kill -9`, and everything ends as if it had not.
+
+One system serves them all: before each test the service is started anew with the point in its environment. So each
+test also begins with what the ones before have left behind, which is to be nothing.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from batchyard.cli.waiting import until_found
+from batchyard.common.crash import POINTS, VARIABLE
+from batchyard.vllm_sim.testing import RunningSim
+from support.stack import MODEL
+
+from .conftest import RUNNER, FaultYard, PatientSystem, program_of, variables
+from .endings import Line, check_ended_well, encoded, ordinary
+
+pytestmark = pytest.mark.timeout(90)
+in_one_loop = pytest.mark.asyncio(loop_scope="module")
+
+FILE_STORE = "file-store"
+BILLING = "billing"
+
+LINES = 60
+SHARD_LINES = 20
+SETTINGS: dict[str, object] = {
+    "shard_lines": SHARD_LINES,
+    "max_parallel_requests": 32,
+    "flush_interval": 0.1,
+    "work_ack_wait": 1,
+    "reconcile_interval": 0.5,
+    "stale_after": 2,
+    "command_timeout": 2,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a point is reached.
+
+    Attributes:
+        service: Whose process dies there.
+        cancelled: Whether the batch is cancelled once all of its lines but the last ones of each shard are answered.
+        batches: How many batches a client makes that asks again when it gets no answer.
+        environment: Settings of the service that lead there.
+    """
+
+    service: str = RUNNER
+    cancelled: bool = False
+    batches: int = 1
+    environment: dict[str, object] = field(default_factory=dict)
+
+
+WAYS = {
+    "file.stored": Way(FILE_STORE),
+    "file.recorded": Way(FILE_STORE),
+    "batch.recorded": Way(batches=2),  # the first one got no answer, and runs all the same
+    "input.pinned": Way(),
+    "table.written": Way(),
+    "batch.planned": Way(),
+    "shards.marked": Way(),
+    "shard.queued": Way(),
+    "segment.stored": Way(cancelled=True),  # lines that are not answered keep the shards running until then
+    "parts.written": Way(),
+    "outcome.handed_in": Way(),
+    "outcome.told": Way(),
+    "outcomes.counted": Way(),
+    "batch.finalizing": Way(),
+    "output.joined": Way(),
+    "files.registered": Way(),
+    "batch.ended": Way(),
+    "event.published": Way(),
+    "objects.removed": Way(),
+    "batch.cancelling": Way(cancelled=True),
+    # The step waits for no runner, and a runner gives what is in flight two seconds: it is always too late.
+    "shard.abandoned": Way(cancelled=True, environment={"settle_patience": 0}),
+    "entry.committed": Way(BILLING),
+}
+
+
+class Site:
+    """The system under test, and the simulator behind it."""
+
+    def __init__(self, system: PatientSystem, sim: RunningSim) -> None:
+        self.system = system
+        self.sim = sim
+
+    @asynccontextmanager
+    async def armed(self, service: str, point: str, marker: Path, **environment: object) -> AsyncIterator[None]:
+        """Start a service anew so that it dies at a point, the first time it gets there."""
+        stack = self.system.stack
+        program = program_of(stack, service)
+        armed = {**program.environment, **variables(environment), VARIABLE: f"{point}:{marker}"}
+        stack.supervisor.replace(replace(program, environment=armed))
+        try:
+            await stack.restarted(service, stack.kill(service))
+            await stack.ready()
+            yield
+        finally:
+            stack.supervisor.replace(program)
+
+    async def upload(self, lines: list[Line]) -> str:
+        file = await self.system.call(
+            "POST",
+            "/files",
+            data={"purpose": "batch"},
+            files={"file": ("in.jsonl", encoded(lines))},
+            headers={"x-litellm-model": MODEL},
+        )
+        return str(file["id"])
+
+    async def create(self, file_id: str) -> str:
+        order = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        batch = await self.system.call("POST", "/batches", json=order)
+        return str(batch["id"])
+
+    async def cancel(self, batch_id: str) -> None:
+        response = await self.system.ask("POST", f"/batches/{batch_id}/cancel")
+        # A first request may have done it without an answer, and the batch may have ended before the second one.
+        assert response.status_code in (200, 409), response.text
+
+    async def batches_over(self, file_id: str) -> list[str]:
+        """Every batch over an input, those included whose creator got no answer."""
+        page = await self.system.call("GET", "/batches", params={"limit": 100})
+        return [batch["id"] for batch in page["data"] if batch["input_file_id"] == file_id]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    async with AsyncExitStack() as exits:
+        yard = FaultYard(exits, tmp_path_factory.mktemp("site"))
+        sim = await yard.sim(base_latency=0.05)
+        yield Site(await yard.system(sim.url.removesuffix("/v1"), **SETTINGS), sim)
+
+
+def cut_short() -> list[Line]:
+    """Lines of which the last six of each shard are never answered."""
+    return [
+        replace(line, fate="left") if index % SHARD_LINES >= SHARD_LINES - 6 else line
+        for index, line in enumerate(ordinary(LINES))
+    ]
+
+
+def test_every_point_has_a_way() -> None:
+    assert set(WAYS) == set(POINTS)
+
+
+@in_one_loop
+@pytest.mark.parametrize("point", POINTS)
+async def test_a_process_killed_there_is_made_up_for(site: Site, point: str, tmp_path: Path) -> None:
+    way = WAYS[point]
+    lines = cut_short() if way.cancelled else ordinary(LINES)
+    async with site.armed(way.service, point, tmp_path / "marker", **way.environment):
+        file_id = await site.upload(lines)
+        batch_id = await site.create(file_id)
+        if way.cancelled:
+            durable = sum(line.fate != "left" for line in lines)
+            await site.system.until(batch_id, lambda batch: _done(batch) == durable)
+            await site.cancel(batch_id)
+        batch_ids = await site.batches_over(file_id)
+        assert batch_id in batch_ids
+        assert len(batch_ids) == way.batches
+        for one in batch_ids:
+            await check_ended_well(site.system, await site.system.ended(one), lines)
+    assert (tmp_path / "marker").exists(), "the point was not reached"
+
+
+@in_one_loop
+async def test_a_file_store_killed_while_it_takes_the_results(site: Site, tmp_path: Path) -> None:
+    lines = ordinary(LINES)
+    site.sim.state.healthy = False
+    file_id = await site.upload(lines)
+    batch_id = await site.create(file_id)
+    marker = tmp_path / "marker"
+    async with site.armed(FILE_STORE, "file.recorded", marker):
+        site.sim.state.healthy = True
+        await until_found(lambda: marker.exists() or None)
+        await check_ended_well(site.system, await site.system.ended(batch_id), lines)
+
+
+def _done(batch: Any) -> int:
+    return int(batch["request_counts"]["completed"] + batch["request_counts"]["failed"])
