@@ -6,10 +6,10 @@ PYTHON ?= python3
 SOURCES := libs services tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak check fmt clean
+.PHONY: help setup demo test test-faults soak check fmt clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.synced ## Create .venv with everything locked in uv.lock
 
@@ -23,8 +23,11 @@ $(VENV)/.synced: uv.lock pyproject.toml $(wildcard libs/*/pyproject.toml service
 demo: setup ## Run the main job: a JSONL file in, every line answered, results and cost out
 	@$(RUN)batchyard demo $(ARGS)
 
-test: setup ## Run every test (ARGS= for pytest)
+test: setup ## Run the tests (ARGS= for pytest)
 	@$(RUN)pytest $(ARGS)
+
+test-faults: setup ## Run the tests of crashes and outages too, the slow ones included
+	@$(RUN)pytest tests/faults -m "" $(ARGS)
 
 soak: setup ## Kill processes while batches run, then check the truth (ARGS="--kills 100 --batches 20 --seed 1")
 	@PYTHONPATH=tests $(RUN)python -m soak $(ARGS)

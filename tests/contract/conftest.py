@@ -1,5 +1,6 @@
 """One running Batchyard, over one simulated vLLM, for clients that nobody here wrote."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from support.stack import command, config_for
+
+# Importing the LiteLLM SDK would otherwise fetch its price list from the internet.
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,7 @@ import pytest
 
 from batchyard.cli.running import running_stack
 from support.stack import MODEL
-
-from .conftest import System, Yard, expected_answer, request_line
+from support.systems import System, Yard, expected_answer, request_line
 
 
 @pytest.mark.timeout(120)

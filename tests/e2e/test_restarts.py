@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from .conftest import System, Yard, expected_answer, request_line
+from support.systems import System, Yard, expected_answer, request_line
 
 LINES = 1200
 

@@ -14,8 +14,7 @@ from batchyard.common.settings import Settings
 from support.s3 import S3Server, start_s3_server
 from support.services import Caller, file_store_and_runner
 from support.stack import MODEL, config_for
-
-from .conftest import Yard, request_line
+from support.systems import Yard, request_line
 
 LINES = 300
 

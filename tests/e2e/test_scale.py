@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Yard, expected_answer, request_line
+from support.systems import Yard, expected_answer, request_line
 
 LINES = 50_000
 _MIB = 1024 * 1024

@@ -10,12 +10,12 @@ from typing import Any
 
 import httpx
 import pytest
-from e2e.conftest import System, Yard
 
 from batchyard.cli.process import Program
 from batchyard.cli.running import RunningStack, running_stack
 from batchyard.cli.supervisor import Restart, RestartPolicy, Supervisor
 from support.stack import config_for
+from support.systems import System, Yard
 
 RUNNER = "batch-runner"
 _SERVER_ERROR = 500

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import nats
-from e2e.conftest import System, expected_answer, request_line
 from nats.aio.client import Client
 
 from batchyard.cli.running import RunningStack
@@ -19,6 +18,7 @@ from batchyard.common import subjects
 from batchyard.common.ids import decode_id
 from batchyard.common.messaging.topology import EVENTS, PROGRESS_BUCKET, SHARDS_BUCKET, STEPS, WORK
 from batchyard.vllm_sim.testing import RunningSim
+from support.systems import System, expected_answer, request_line
 
 Fate = Literal["answered", "slow", "refused", "left"]
 

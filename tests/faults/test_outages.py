@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.conftest import System
 
 from batchyard.cli.running import running_stack
 from batchyard.vllm_sim.testing import RunningSim
@@ -31,6 +30,7 @@ from support.outages import (
     upload,
     write_config,
 )
+from support.systems import System
 
 LINES = 240
 COMMAND_TIMEOUT = 1.5
@@ -47,6 +47,8 @@ QUICK = {
     "stale_after": 2,
     "command_timeout": COMMAND_TIMEOUT,
 }
+
+pytestmark = pytest.mark.slow
 
 
 class Site:

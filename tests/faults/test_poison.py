@@ -3,7 +3,8 @@
 import asyncio
 
 import pytest
-from e2e.conftest import Yard, request_line
+
+from support.systems import Yard, request_line
 
 LINES = 24
 KILLER = 7

@@ -15,7 +15,6 @@ from typing import Any
 
 import httpx
 import pytest
-from e2e.conftest import System, expected_answer, request_line
 
 from batchyard.cli.nats_server import NatsServer, nats_server_binary
 from batchyard.cli.running import RunningStack
@@ -25,6 +24,7 @@ from batchyard.vllm_sim.settings import SimSettings
 from batchyard.vllm_sim.state import SimState
 from batchyard.vllm_sim.testing import RunningSim
 from support.stack import MASTER_KEY, MODEL
+from support.systems import System, expected_answer, request_line
 
 _LINGER_SECONDS = 0.05
 
