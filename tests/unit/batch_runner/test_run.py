@@ -15,7 +15,6 @@ from batchyard.batch_runner.run import ShardInput, ShardRun, Stop
 from batchyard.batch_runner.segments import Result
 from batchyard.batch_runner.shard import ShardRange
 from batchyard.batch_runner.tally import ShardProgress
-from batchyard.common.clock import SystemClock
 from batchyard.common.objects import LocalObjectStore, read
 from batchyard.vllm_sim.answers import chat_text
 from batchyard.vllm_sim.settings import SimSettings
@@ -51,7 +50,7 @@ async def start(store: LocalObjectStore) -> Callable[..., Any]:
             endpoint="/v1/chat/completions",
             model=MODEL,
         )
-        run = ShardRun(shard, store, bench.settings, SystemClock(), note)
+        run = ShardRun(shard, store, bench.settings, note)
         await run.recover()
         return run
 

@@ -55,7 +55,7 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
     ):
         store = BatchStore(messaging.connection, messaging.js, objects)
         commands = CommandClient(messaging.connection, settings.command_timeout)
-        results = Results(store, commands, settings, clock)
+        results = Results(store, commands, settings)
         stepper = Stepper(store, fleet, results, settings, clock)
         attempts = Attempts(upstream, policy, clock, random.Random())  # noqa: S311  jitter is no secret
         worker = Worker(store, fleet, attempts, settings, clock)

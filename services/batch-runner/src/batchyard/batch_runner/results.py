@@ -12,7 +12,6 @@ from batchyard.batch_runner.segments import CHUNK_BYTES
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.shard import ShardRange, ShardTable, shard_prefix
 from batchyard.batch_runner.tally import ShardProgress
-from batchyard.common.clock import Clock
 from batchyard.common.contracts.batches import BatchStatus
 from batchyard.common.contracts.files import CreateFile, Purpose
 from batchyard.common.crash import crash_point
@@ -31,18 +30,15 @@ class ResultFiles:
 class Results:
     """The end of a batch. Every method may run twice: names and contents are the same each time."""
 
-    def __init__(self, store: BatchStore, commands: CommandClient, settings: RunnerSettings, clock: Clock) -> None:
+    def __init__(self, store: BatchStore, commands: CommandClient, settings: RunnerSettings) -> None:
         self._store = store
         self._commands = commands
         self._settings = settings
-        self._clock = clock
 
     async def settle_abandoned(self, record: BatchRecord, shard: int) -> None:
         """Hand in a shard of an ending batch that no runner handed in: its segments, and errors for the rest."""
         table = await self._store.table(record)
-        run = ShardRun(
-            shard_input(record, table.shards[shard], shard), self._store.objects, self._settings, self._clock, _ignore
-        )
+        run = ShardRun(shard_input(record, table.shards[shard], shard), self._store.objects, self._settings, _ignore)
         run.stop(stop_reason(record))
         await run.recover()
         if not await self._store.hand_in(record, await run.settle()):

@@ -25,7 +25,6 @@ from batchyard.batch_runner.segments import (
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.shard import ShardRange
 from batchyard.batch_runner.tally import ShardProgress, Tally
-from batchyard.common.clock import Clock
 from batchyard.common.crash import crash_point
 from batchyard.common.errors import ServiceUnavailable
 from batchyard.common.logs import get_logger
@@ -78,13 +77,11 @@ class ShardRun:
         shard: ShardInput,
         store: ObjectStore,
         settings: RunnerSettings,
-        clock: Clock,
         on_checkpoint: Callable[[ShardProgress], Awaitable[None]],
     ) -> None:
         self._shard = shard
         self._store = store
         self._settings = settings
-        self._clock = clock
         self._on_checkpoint = on_checkpoint
         self.shard = shard.shard
         self.told_waiting = False

@@ -124,7 +124,6 @@ class Worker:
             shard_input(record, table.shards[shard], shard),
             self._store.objects,
             self._settings,
-            self._clock,
             report,
         )
         try:
