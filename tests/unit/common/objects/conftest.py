@@ -9,7 +9,9 @@ import pytest
 from minio import Minio
 from pydantic import SecretStr
 
-from batchyard.common.objects import LocalObjectStore, MinioConfig, MinioObjectStore, ObjectStore
+from batchyard.common.objects import LocalObjectStore, ObjectStore
+from batchyard.common.objects.minio import MinioObjectStore
+from batchyard.common.objects.minio_client import MinioConfig
 from support.s3 import S3Server, s3_server_name, start_s3_server
 
 MIB = 1024 * 1024

@@ -3,7 +3,9 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from batchyard.common.objects import LocalObjectStore, MinioConfig, MinioObjectStore, open_object_store
+from batchyard.common.objects import LocalObjectStore, open_object_store
+from batchyard.common.objects.minio import MinioObjectStore
+from batchyard.common.objects.minio_client import MinioConfig
 
 S3 = "s3://bucket?endpoint=http://127.0.0.1:9000"
 

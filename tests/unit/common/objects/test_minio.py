@@ -8,14 +8,9 @@ from dataclasses import replace
 import pytest
 from pydantic import SecretStr
 
-from batchyard.common.objects import (
-    MinioConfig,
-    MinioObjectStore,
-    ObjectStoreUnavailable,
-    ObjectTooLarge,
-    minio_upload,
-    read,
-)
+from batchyard.common.objects import ObjectStoreUnavailable, ObjectTooLarge, minio_upload, read
+from batchyard.common.objects.minio import MinioObjectStore
+from batchyard.common.objects.minio_client import MinioConfig
 from support.streams import chunked, content
 
 from .conftest import MIB, unfinished_uploads

@@ -10,16 +10,12 @@ from batchyard.common.objects.errors import (
 from batchyard.common.objects.factory import open_object_store
 from batchyard.common.objects.keys import check_key, check_prefix
 from batchyard.common.objects.local import LocalObjectStore
-from batchyard.common.objects.minio import MinioObjectStore
-from batchyard.common.objects.minio_client import MinioConfig
 from batchyard.common.objects.port import ObjectInfo, ObjectStore
 from batchyard.common.objects.streams import read
 
 __all__ = [
     "InvalidObjectKey",
     "LocalObjectStore",
-    "MinioConfig",
-    "MinioObjectStore",
     "ObjectInfo",
     "ObjectNotFound",
     "ObjectStore",

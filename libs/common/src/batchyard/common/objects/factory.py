@@ -9,8 +9,6 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from pydantic import SecretStr
 
 from batchyard.common.objects.local import LocalObjectStore
-from batchyard.common.objects.minio import MinioObjectStore
-from batchyard.common.objects.minio_client import MinioConfig
 
 if TYPE_CHECKING:
     from batchyard.common.objects.port import ObjectStore
@@ -45,11 +43,15 @@ def open_object_store(
             if not access_key or not secret_key:
                 raise ValueError("an s3 object store needs an access key and a secret key")
             secret = secret_key if isinstance(secret_key, SecretStr) else SecretStr(secret_key)
-            return MinioObjectStore(_config(parts.netloc, parts.query, access_key, secret))
+            return _s3_store(parts.netloc, parts.query, access_key, secret)
     raise ValueError("the URL of an object store is file:///path or s3://bucket?endpoint=http(s)://host[:port]")
 
 
-def _config(bucket: str, query: str, access_key: str, secret_key: SecretStr) -> MinioConfig:
+def _s3_store(bucket: str, query: str, access_key: str, secret_key: SecretStr) -> ObjectStore:
+    # The client takes a quarter of a service's start to import: who keeps objects in a folder does without.
+    from batchyard.common.objects.minio import MinioObjectStore  # noqa: PLC0415
+    from batchyard.common.objects.minio_client import MinioConfig  # noqa: PLC0415
+
     options = {name: values[-1] for name, values in parse_qs(query, strict_parsing=bool(query)).items()}
     if unknown := options.keys() - _OPTIONS:
         raise ValueError(f"unknown options of an s3 object store: {', '.join(sorted(unknown))}")
@@ -58,12 +60,14 @@ def _config(bucket: str, query: str, access_key: str, secret_key: SecretStr) -> 
     create = options.get("create_bucket", "false")
     if create not in {"true", "false"}:
         raise ValueError("create_bucket is true or false")
-    return MinioConfig(
-        endpoint=options["endpoint"],
-        bucket=bucket,
-        access_key=access_key,
-        secret_key=secret_key,
-        region=options.get("region", "us-east-1"),
-        ca_file=Path(options["ca_file"]) if "ca_file" in options else None,
-        create_bucket=create == "true",
+    return MinioObjectStore(
+        MinioConfig(
+            endpoint=options["endpoint"],
+            bucket=bucket,
+            access_key=access_key,
+            secret_key=secret_key,
+            region=options.get("region", "us-east-1"),
+            ca_file=Path(options["ca_file"]) if "ca_file" in options else None,
+            create_bucket=create == "true",
+        )
     )
