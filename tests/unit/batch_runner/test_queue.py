@@ -8,6 +8,7 @@ import pytest
 
 from batchyard.batch_runner.queue import Done, Handler, Later, WorkLoop
 from batchyard.common import subjects
+from batchyard.common.errors import ServiceUnavailable
 from batchyard.common.messaging.topology import WORK, work_consumer
 from batchyard.common.service import Messaging
 from batchyard.common.settings import Settings
@@ -145,6 +146,33 @@ async def test_a_job_may_ask_to_come_later(messaging: Messaging, consumer_settin
     async with working(messaging, consumer_settings, handle):
         await until(lambda: len(times) == 2)
     assert times[1] - times[0] >= 0.3
+
+
+async def test_deliveries_that_were_asked_for_do_not_lengthen_the_wait_after_an_error(
+    messaging: Messaging, consumer_settings: Settings
+) -> None:
+    times: list[float] = []
+
+    async def handle(data: bytes) -> Done | Later:
+        times.append(asyncio.get_running_loop().time())
+        if len(times) <= 8:
+            return Later(0)
+        if len(times) == 9:
+            raise ServiceUnavailable("away")
+        return Done()
+
+    await publish(messaging, 1)
+    async with working(messaging, consumer_settings, handle):
+        await until(lambda: len(times) == 10)
+    assert 0.4 <= times[9] - times[8] < 5
+
+
+def test_the_wait_grows_with_failures_in_a_row_to_a_bound() -> None:
+    loop = WorkLoop.__new__(WorkLoop)
+    loop._failures = {}
+    waits = [loop._after_failure("a", 4.0).delay for _ in range(6)]
+    assert waits == [0.5, 1.0, 2.0, 4.0, 4.0, 4.0]
+    assert loop._after_failure("b", 4.0).delay == 0.5
 
 
 async def test_stopping_waits_for_the_jobs_under_way(messaging: Messaging, consumer_settings: Settings) -> None:

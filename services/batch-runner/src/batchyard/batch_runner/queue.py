@@ -22,7 +22,10 @@ from batchyard.common.tasks import end
 
 _FETCH_SECONDS = 5.0
 _TROUBLE_SECONDS = 1.0
-_MAX_BACKOFF = 30.0
+_FIRST_BACKOFF = 0.5
+_LONGEST_OUTAGE_BACKOFF = 4.0
+_LONGEST_ERROR_BACKOFF = 30.0
+_FAILURES_REMEMBERED = 10_000
 _log = get_logger(__name__)
 
 
@@ -46,7 +49,9 @@ Handler = Callable[[bytes], Awaitable[Done | Later]]
 class WorkLoop:
     """Works on the messages of one consumer, `slots` at a time.
 
-    A handler that raises is tried again with a growing delay: no message is ever dropped because of an error.
+    A handler that raises is tried again with a growing delay: no message is ever dropped because of an error. The delay
+    grows with the failures in a row that this process has seen, not with the message's deliveries, of which most may
+    have been asked for. It stays short where another part is away, so that work goes on soon after that is back.
     """
 
     def __init__(self, js: JetStreamContext, consumer: Consumer, slots: int, handler: Handler) -> None:
@@ -55,6 +60,7 @@ class WorkLoop:
         self._slots = asyncio.Semaphore(slots)
         self._handler = handler
         self._heartbeat = (consumer.config.ack_wait or 30.0) / 3
+        self._failures: dict[str, int] = {}
 
     async def declare(self) -> None:
         """Make the consumer exist; call it once, before `run`."""
@@ -106,13 +112,22 @@ class WorkLoop:
 
     async def _verdict(self, message: Msg) -> Done | Later:
         try:
-            return await self._handler(message.data)
+            verdict = await self._handler(message.data)
         except (ServiceUnavailable, ObjectStoreUnavailable) as error:
             _log.warning("queue.job_postponed", subject=message.subject, reason=str(error))
+            return self._after_failure(message.subject, _LONGEST_OUTAGE_BACKOFF)
         except Exception as error:  # noqa: BLE001  whatever it was, the message must come again
             _log.error("queue.job_failed", subject=message.subject, exc_info=error)
-        deliveries: int = message.metadata.num_delivered
-        return Later(min(_MAX_BACKOFF, 0.5 * 2.0 ** min(deliveries - 1, 10)))
+            return self._after_failure(message.subject, _LONGEST_ERROR_BACKOFF)
+        self._failures.pop(message.subject, None)
+        return verdict
+
+    def _after_failure(self, subject: str, longest: float) -> Later:
+        before = self._failures.pop(subject, 0)
+        while len(self._failures) >= _FAILURES_REMEMBERED:  # other processes took those messages
+            del self._failures[next(iter(self._failures))]
+        self._failures[subject] = before + 1
+        return Later(min(longest, _FIRST_BACKOFF * 2.0 ** min(before, 10)))
 
     async def _beat(self, message: Msg) -> None:
         while True:
