@@ -90,10 +90,11 @@ async def test_a_server_that_hangs_is_left_after_the_timeout(open_bench: Any) ->
     assert line["error"]["code"] == "request_timeout"
 
 
-async def test_throttling_is_waited_out_as_the_server_asks(open_bench: Any) -> None:
+@pytest.mark.parametrize("status", [429, 503])
+async def test_the_rest_that_a_server_asks_for_is_waited_out(open_bench: Any, status: int) -> None:
     bench = await open_bench()
     began = asyncio.get_running_loop().time()
-    result, _ = await run(bench, "hello [[fault:status=429,retry-after=1,times=1]]")
+    result, _ = await run(bench, f"hello [[fault:status={status},retry-after=1,times=1]]")
     assert result.kind is Kind.COMPLETED
     assert asyncio.get_running_loop().time() - began >= 1.0
 

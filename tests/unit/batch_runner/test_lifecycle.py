@@ -1,14 +1,16 @@
 """A batch from its creation to its end: the runner over real NATS, a real file-store, a simulated vLLM."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from uuid_utils import uuid7
 
-from batchyard.batch_runner.batch import BatchRecord, record_key
+from batchyard.batch_runner.batch import BatchRecord, finalizing, record_key
 from batchyard.batch_runner.tally import ShardProgress
 from batchyard.common import subjects
 from batchyard.common.contracts.batches import Batch, BatchStatus, CancelBatch, CreateBatch, GetBatch, ListBatches
@@ -338,3 +340,27 @@ async def test_output_files_expire_as_asked(open_yard: Any) -> None:
 async def test_the_configured_models_are_listed(open_yard: Any) -> None:
     yard = await open_yard()
     assert [model.id for model in (await yard.call(ListModels())).data] == [MODEL]
+
+
+async def test_files_whose_places_are_too_old_to_be_claimed_get_others(open_yard: Any) -> None:
+    """As when file-store is away for longer than the results are to be kept: their time began with their IDs."""
+    yard = await open_yard(reconcile_interval=0.1, stale_after=0.2, settle_patience=5)
+    batch = await yard.batch(
+        chat_line("r0", "answered"),
+        chat_line("r1", "left [[fault:hang]]"),
+        output_expires_after=ExpiresAfter(seconds=3600),
+    )
+    await yard.call.until(batch.id, lambda batch: batch.request_counts.completed == 1)
+    milliseconds = (int(time.time()) - 2 * 3600) * 1000
+    long_ago = [f"{milliseconds:012x}{uuid7().hex[12:]}" for _ in range(2)]
+    await Records(yard.messaging.js, BATCHES_BUCKET, BatchRecord).change(
+        record_key(yard.call.tenant, decode_id(batch.id).raw),
+        lambda record: finalizing(record, int(time.time()), BatchStatus.EXPIRED, *long_ago),
+    )
+    batch = await yard.call.ended(batch.id)
+    assert batch.status is BatchStatus.EXPIRED
+    assert [line["custom_id"] for line in await yard.call.content(batch.output_file_id)] == ["r0"]
+    assert [line["error"]["code"] for line in await yard.call.content(batch.error_file_id)] == ["batch_expired"]
+    file = await yard.call(GetFile(file_id=batch.output_file_id))
+    assert file.expires_at > time.time()
+    assert decode_id(file.id).raw.removeprefix("file-") not in long_ago

@@ -157,3 +157,16 @@ async def test_a_deployment_that_asks_for_rest_gets_it(servers: Servers) -> None
     began = asyncio.get_running_loop().time()
     await asyncio.wait_for(pool.acquire(), 5)
     assert asyncio.get_running_loop().time() - began >= 0.05
+
+
+class SlowClock(SystemClock):
+    """Goes at a third of the pace of the loop's timers: to it, each of them fires early."""
+
+    def monotonic(self) -> float:
+        return super().monotonic() / 3
+
+
+async def test_a_timer_that_fires_early_does_not_leave_the_waiters_asleep(servers: Servers) -> None:
+    pool = Pool("m", [deployment("a")], 9, servers, SlowClock(), 0.01)
+    pool.rest(pool.members[0], 0.05)
+    assert (await asyncio.wait_for(pool.acquire(), 5)).deployment.id == "a"

@@ -44,12 +44,8 @@ def test_failures_are_counted_up_to_the_limit(failure: Failure) -> None:
 
 @given(attempts=st.integers(1, 10_000), seed=st.integers())
 def test_a_wait_is_never_longer_than_its_bounds(attempts: int, seed: int) -> None:
-    delay = POLICY.delay(Spent(attempts), None, random.Random(seed))
+    delay = POLICY.delay(Spent(attempts), random.Random(seed))
     assert 0 <= delay <= min(POLICY.cap, POLICY.base * 2.0 ** min(attempts - 1, 32))
-
-
-def test_the_server_may_ask_for_longer() -> None:
-    assert POLICY.delay(Spent(1), 60.0, random.Random(1)) == 60.0
 
 
 @pytest.mark.parametrize(

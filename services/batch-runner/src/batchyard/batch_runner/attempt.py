@@ -94,13 +94,12 @@ class Attempts:
             spent = spent.after(outcome.failure)
             if self._policy.is_spent(spent):
                 return _given_up(job, outcome, spent, member)
-            if outcome.failure is Failure.THROTTLED:
+            if outcome.failure is Failure.THROTTLED or outcome.retry_after is not None:
                 # The server asked for rest, not the line: another deployment may take it in the meantime.
                 pool.rest(member, _THROTTLED_REST if outcome.retry_after is None else outcome.retry_after)
-                await asyncio.sleep(self._policy.delay(spent, None, self._rng))
             else:
                 pool.failed(member)
-                await asyncio.sleep(self._policy.delay(spent, outcome.retry_after, self._rng))
+            await asyncio.sleep(self._policy.delay(spent, self._rng))
 
     async def _send(self, job: LineJob, member: Member) -> Result | _Failed:
         deployment = member.deployment

@@ -59,7 +59,7 @@ class RetryPolicy:
         max_attempts: Failures after which a line fails.
         max_throttled: 429 answers after which a line fails: they speak of the server, not of the line.
         base: Seconds that the first wait is at most.
-        cap: Seconds that any wait is at most, unless the server asks for longer.
+        cap: Seconds that any wait is at most.
     """
 
     max_attempts: int
@@ -70,10 +70,10 @@ class RetryPolicy:
     def is_spent(self, spent: Spent) -> bool:
         return spent.attempts >= self.max_attempts or spent.throttled >= self.max_throttled
 
-    def delay(self, spent: Spent, retry_after: float | None, rng: random.Random) -> float:
-        """Seconds to wait before the next attempt."""
+    def delay(self, spent: Spent, rng: random.Random) -> float:
+        """Seconds to wait before the next attempt, on whichever deployment is free then."""
         ceiling = min(self.cap, self.base * 2.0 ** min(max(spent.total - 1, 0), 32))
-        return max(rng.uniform(0, ceiling), retry_after or 0.0)
+        return rng.uniform(0, ceiling)
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:

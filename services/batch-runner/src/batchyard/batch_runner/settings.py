@@ -25,7 +25,7 @@ class RunnerSettings(Settings):
     max_attempts: int = Field(default=5, ge=1, description="times a line is sent before it fails")
     max_throttled: int = Field(default=30, ge=1, description="429 answers a line takes before it fails")
     retry_base: float = Field(default=0.5, ge=0, description="seconds: the first retry waits up to this long")
-    retry_cap: float = Field(default=30.0, ge=0, description="seconds: no retry waits longer, unless told to")
+    retry_cap: float = Field(default=30.0, ge=0, description="seconds: no retry waits longer")
     probe_interval: float = Field(default=2.0, gt=0, description="seconds between looks at a server that is down")
 
     flush_interval: float = Field(default=1.0, gt=0, description="seconds between checkpoints of a running shard")
