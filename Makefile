@@ -26,8 +26,8 @@ demo: setup ## Run the main job: a JSONL file in, every line answered, results a
 test: setup ## Run the tests (ARGS= for pytest)
 	@$(RUN)pytest $(ARGS)
 
-test-faults: setup ## Run the tests of crashes and outages too, the slow ones included
-	@$(RUN)pytest tests/faults -m "" $(ARGS)
+test-faults: setup ## Run the tests of crashes and of outages that last half a minute
+	@OUTAGE_SECONDS=30 $(RUN)pytest tests/faults -m "" $(ARGS)
 
 soak: setup ## Kill processes while batches run, then check the truth (ARGS="--kills 100 --batches 20 --seed 1")
 	@PYTHONPATH=tests $(RUN)python -m soak $(ARGS)
