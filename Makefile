@@ -2,11 +2,13 @@
 VENV := .venv
 UV := $(VENV)/bin/uv
 RUN := $(VENV)/bin/
+FUZZ_TARGETS ?= line planner answer ids tokens multipart disposition
+FUZZ_SECONDS ?= 60
 PYTHON ?= python3
 SOURCES := libs services tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults soak check fmt clean
+.PHONY: help setup demo test test-faults soak fuzz check fmt clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -31,6 +33,12 @@ test-faults: setup ## Run the tests of crashes and of outages that last half a m
 
 soak: setup ## Kill processes while batches run, then check the truth (ARGS="--kills 100 --batches 20 --seed 1")
 	@PYTHONPATH=tests $(RUN)python -m soak $(ARGS)
+
+fuzz: setup ## Feed what reads strangers' bytes with ever stranger ones (FUZZ_SECONDS=60 for each of FUZZ_TARGETS)
+	@$(UV) sync --quiet --locked --all-packages --group fuzz || $(UV) sync --quiet --locked --all-packages --group fuzz --system-certs
+	@set -e; for target in $(FUZZ_TARGETS); do \
+		echo "== $$target"; PYTHONPATH=tests $(RUN)python -m fuzz $$target -max_total_time=$(FUZZ_SECONDS) -max_len=1000 \
+			-verbosity=0 -print_final_stats=1; done
 
 check: setup ## Lint, types and import contracts
 	@$(RUN)ruff check $(SOURCES)

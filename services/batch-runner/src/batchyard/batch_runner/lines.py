@@ -102,7 +102,8 @@ def read_answer(body: bytes) -> ReadAnswer | None:
         if not body.isascii():
             body.decode()
     except msgspec.ValidationError:
-        return _read_usage(body)
+        # A member of an unknown shape ends the decoding: what comes after it has not been looked at.
+        return _read_usage(body) if _is_json(body) else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     aborted = any(choice.finish_reason == "abort" for choice in answer.choices or ())
@@ -165,18 +166,20 @@ def unanswered_line(identity: str, custom_id: bytes, code: str, message: str) ->
 
 def one_line_json(body: bytes) -> bytes:
     """`body` as JSON on one line; what is not JSON becomes an error object that quotes its beginning."""
+    if not _is_json(body):
+        text = body[:2000].decode(errors="replace")
+        return _encoder.encode({"error": {"message": text, "type": "upstream_error", "param": None, "code": None}})
+    return msgspec.json.format(body, indent=-1) if b"\n" in body or b"\r" in body else body
+
+
+def _is_json(body: bytes) -> bool:
     try:
         if not body.isascii():
             body.decode()
-        return msgspec.json.format(body, indent=-1) if b"\n" in body or b"\r" in body else _checked(body)
+        _raw_decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        text = body[:2000].decode(errors="replace")
-        return _encoder.encode({"error": {"message": text, "type": "upstream_error", "param": None, "code": None}})
-
-
-def _checked(body: bytes) -> bytes:
-    _raw_decoder.decode(body)
-    return body
+        return False
+    return True
 
 
 _raw_decoder = msgspec.json.Decoder(msgspec.Raw)

@@ -149,20 +149,28 @@ def parse_disposition(value: bytes) -> PartBegan:
     """Name and file name in a part's `Content-Disposition`: UTF-8, quoted pairs, `%22` and `filename*` are understood.
 
     Raises:
-        InvalidRequest: It names no field.
+        InvalidRequest: It names no field, or cannot be read.
     """
+    try:
+        params = _params(_decoded(value))
+    except (ValueError, TypeError) as error:  # a character set with a NUL in its name, a parameter in mixed pieces
+        raise InvalidRequest("A part of the form has a Content-Disposition header that cannot be read.") from error
+    if not params.get("name"):
+        raise InvalidRequest("A part of the form has no name in its Content-Disposition header.")
+    filename = params.get("filename")
+    return PartBegan(params["name"], None if filename is None else clean_filename(filename))
+
+
+def _params(value: str) -> dict[str, str]:
     header = Message()
-    header["content-disposition"] = _decoded(value).replace("\r", " ").replace("\n", " ")
+    header["content-disposition"] = value.replace("\r", " ").replace("\n", " ")
     found: list[tuple[str, Any]] = header.get_params(failobj=[], header="content-disposition")
     params: dict[str, str] = {}
     for key, raw in found[1:]:
         # RFC 6266: `filename*` (a triple here) goes before `filename`, in whatever order they stand.
         if isinstance(raw, tuple) or key.lower() not in params:
             params[key.lower()] = collapse_rfc2231_value(raw)
-    if not params.get("name"):
-        raise InvalidRequest("A part of the form has no name in its Content-Disposition header.")
-    filename = params.get("filename")
-    return PartBegan(params["name"], None if filename is None else clean_filename(filename))
+    return params
 
 
 def clean_filename(name: str) -> str:
