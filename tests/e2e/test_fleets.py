@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+from collections import Counter
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from batchyard.cli.running import running_stack
+from batchyard.vllm_sim.answers import chat_text
 from support.stack import MODEL
 from support.systems import System, Yard, expected_answer, request_line
 
@@ -74,3 +77,74 @@ async def test_batches_of_several_models_run_at_once(yard: Yard, tmp_path: Path)
     for sim in sims:
         assert sim.state.log.total == 80
         assert sim.state.capacity.max_in_flight > 40, "two batches of one model run side by side"
+
+
+@pytest.mark.timeout(120)
+async def test_the_lines_of_one_batch_name_several_models(yard: Yard, tmp_path: Path) -> None:
+    """The servers of one model are down for a while, and the runner is killed meanwhile: only its lines wait."""
+    models = ["alpha", "beta/chat"]
+    prices = {"alpha": (Decimal("0.000001"), Decimal("0.000002")), "beta/chat": (Decimal("0.00003"), Decimal("0.0001"))}
+    sims = {model: await yard.sim(models=(model,), base_latency=0.02) for model in models}
+    entries = [
+        {
+            "model_name": model,
+            "litellm_params": {
+                "model": f"hosted_vllm/{model}",
+                "api_base": sim.url,
+                "input_cost_per_token": str(prices[model][0]),
+                "output_cost_per_token": str(prices[model][1]),
+            },
+        }
+        for model, sim in sims.items()
+    ]
+    config = tmp_path / "fleet.yaml"
+    config.write_text(json.dumps({"model_list": entries}))
+    said = [("beta/chat" if n % 3 == 0 else "alpha", f"question {n}") for n in range(240)]
+    said[7] = ("alpha", "bad [[fault:status=400]]")
+    said[9] = ("beta/chat", "bad [[fault:status=400]]")
+    content = b"\n".join(
+        request_line(f"r{n}", prompt).replace(MODEL.encode(), model.encode()) for n, (model, prompt) in enumerate(said)
+    )
+    settings = {"mixed_models": "true", "shard_lines": "20", "shard_window": "2", "probe_interval": "0.1"}
+    environment = {f"BATCHYARD_{name.upper()}": value for name, value in settings.items()}
+    environment["BATCHYARD_WORK_ACK_WAIT"] = "2"
+    sims["beta/chat"].state.healthy = False
+    async with running_stack(tmp_path / "mixed", config=config, environment=environment) as stack:
+        system = System(stack, await yard.client())
+        file = await system.call("POST", "/files", data={"purpose": "batch"}, files={"file": ("in.jsonl", content)})
+        order = {"input_file_id": file["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        batch = await system.call("POST", "/batches", json=order)
+        others = sum(model == "alpha" for model, _ in said)
+        stuck = await system.until(
+            batch["id"],
+            lambda batch: (
+                sum(batch["request_counts"][what] for what in ("completed", "failed")) == others
+                and batch["status_reason"]
+            ),
+        )
+        assert (stuck["status"], stuck["model"]) == ("in_progress", None)
+        assert stuck["status_reason"] == (
+            "No server of the model 'beta/chat' answers. Its requests wait for one, the others go on; none is lost."
+        )
+        await stack.restarted("batch-runner", stack.kill("batch-runner"))
+        sims["beta/chat"].state.healthy = True
+        batch = await system.ended(batch["id"])
+        assert (batch["status"], batch["model"]) == ("completed", None)
+        assert batch["request_counts"] == {"total": 240, "completed": 238, "failed": 2}
+        output = await system.lines(batch["output_file_id"])
+        assert [line["custom_id"] for line in output] == [f"r{n}" for n in range(240) if n not in (7, 9)]
+        for line in output:
+            model, prompt = said[int(line["custom_id"][1:])]
+            body = line["response"]["body"]
+            assert body["model"] == model
+            assert body["choices"][0]["message"]["content"] == chat_text([{"role": "user", "content": prompt}], model)
+        assert [line["custom_id"] for line in await system.lines(batch["error_file_id"])] == ["r7", "r9"]
+        (entry,) = await system.ledger(batch["id"])
+        used = Counter[tuple[str, int]]()
+        for line in output:
+            body = line["response"]["body"]
+            used[body["model"], 0] += body["usage"]["prompt_tokens"]
+            used[body["model"], 1] += body["usage"]["completion_tokens"]
+        assert entry["model"] is None
+        assert entry["usage"] == batch["usage"]
+        assert Decimal(entry["cost"]) == sum(count * prices[model][which] for (model, which), count in used.items())

@@ -59,12 +59,15 @@ async def open_yard(settings: Settings, messaging: Messaging, tmp_path: Path) ->
     async with AsyncExitStack() as stack:
 
         async def opened(sim: SimSettings | None = None, **runner: Any) -> Yard:
-            running = await stack.enter_async_context(running_sim(sim or SimSettings(port=0)))
+            sim = sim or SimSettings(port=0)
+            running = await stack.enter_async_context(running_sim(sim))
             config = tmp_path / "config.yaml"
-            config.write_text(
-                f"model_list:\n  - model_name: {MODEL}\n    litellm_params:\n"
-                f"      model: hosted_vllm/{MODEL}\n      api_base: {running.url}\n"
-            )
+            entries = [
+                f"  - model_name: {model}\n    litellm_params:\n"
+                f"      model: hosted_vllm/{model}\n      api_base: {running.url}\n"
+                for model in sim.models
+            ]
+            config.write_text("model_list:\n" + "".join(entries))
             defaults = {"config": config, "shard_lines": 10, "retry_base": 0.01, "cancel_grace": 0.1}
             await stack.enter_async_context(file_store_and_runner(settings, **{**defaults, **runner}))
             objects = open_object_store(settings.object_store)
@@ -199,6 +202,31 @@ async def test_a_cancelled_batch_keeps_what_finished_and_names_the_rest(open_yar
     assert ids == sorted(f"r{index}" for index in range(200))
     with pytest.raises(Conflict, match="'cancelled'"):
         await yard.call(CancelBatch(batch_id=batch.id))
+
+
+async def test_a_cancelled_batch_of_several_models_names_every_line_in_input_order(open_yard: Any) -> None:
+    models = ("a", "b", "c")
+    yard = await open_yard(
+        SimSettings(port=0, base_latency=0.05, models=models),
+        mixed_models=True,
+        max_parallel_requests=2,
+        shard_window=1,
+    )
+    requests = [chat_line(f"r{index}", f"question {index}", model=models[index % 7 % 3]) for index in range(200)]
+    batch = await yard.batch(*requests, model=None)
+    await yard.call.until(batch.id, lambda _: yard.sim.state.log.total > 40)
+    await yard.call(CancelBatch(batch_id=batch.id))
+    batch = await yard.call.ended(batch.id, timeout=15)
+    assert (batch.status, batch.model, batch.request_counts.total) == (BatchStatus.CANCELLED, None, 200)
+    output = [int(line["custom_id"][1:]) for line in await yard.call.content(batch.output_file_id)]
+    errors = [int(line["custom_id"][1:]) for line in await yard.call.content(batch.error_file_id)]
+    assert len(output) == batch.request_counts.completed > 20
+    assert output == sorted(output)
+    assert errors == sorted(errors)
+    assert sorted(output + errors) == list(range(200))
+    async with asyncio.timeout(10):
+        while (await yard.messaging.js.stream_info(WORK)).state.messages or await yard.working_objects():
+            await asyncio.sleep(0.02)
 
 
 async def test_an_expired_batch_keeps_what_finished_and_names_the_rest(open_yard: Any) -> None:

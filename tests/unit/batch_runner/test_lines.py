@@ -14,7 +14,6 @@ from batchyard.batch_runner.lines import (
     one_line_json,
     read_answer,
     read_request,
-    request_id,
     unanswered_line,
 )
 
@@ -135,7 +134,3 @@ def test_any_answer_becomes_one_line_of_json(body: bytes) -> None:
 
 def test_a_page_of_html_is_quoted_in_an_error_object() -> None:
     assert json.loads(one_line_json(b"<h1>\n502</h1>"))["error"]["message"] == "<h1>\n502</h1>"
-
-
-def test_a_lines_request_has_the_same_id_each_time() -> None:
-    assert request_id("ab", 7) == "batch_req_ab00000007"

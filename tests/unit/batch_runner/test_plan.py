@@ -8,10 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchyard.batch_runner.lines import read_request
 from batchyard.batch_runner.plan import Plan, Planner, Rejection, raw_lines
+from batchyard.batch_runner.routing import MAX_MODELS
 from batchyard.batch_runner.run import numbered_requests
 from batchyard.batch_runner.settings import RunnerSettings
+from batchyard.batch_runner.shard import ShardRange, ShardTable, window_end
 from batchyard.batch_runner.validate import MAX_PROBLEMS, LineRules
 from batchyard.common.config import ANY_MODEL
 from batchyard.common.objects import LocalObjectStore
@@ -70,9 +71,9 @@ async def test_every_request_lies_in_exactly_one_shard_with_its_line_number(
     assert isinstance(verdict, Plan)
     assert verdict.lines == len(blanks)
     found = [
-        (number, json.loads(bytes(read_request(text).custom_id)))
+        (number, json.loads(bytes(request.custom_id)))
         for shard in verdict.table.shards
-        async for number, text in numbered_requests(store, "in", shard)
+        async for number, request in numbered_requests(store, "in", shard)
     ]
     expected = [(n, json.loads(text)["custom_id"]) for n, text in enumerate(content.split("\n"), 1) if text.strip()]
     assert found == expected
@@ -168,3 +169,102 @@ async def test_an_unknown_model_in_the_first_line_is_not_blamed_on_the_others(st
 async def test_a_server_that_takes_any_model_still_gets_one_per_batch(store: LocalObjectStore) -> None:
     content = f"{request('a', 'x')}\n{request('b', 'hosted_vllm/x')}\n{request('c', 'y')}"
     assert await problems(store, content, model=None, pools=any_pool) == [("mismatched_model", 3)]
+
+
+async def test_lines_may_name_several_models_where_that_is_allowed(store: LocalObjectStore) -> None:
+    names = ["m", "other", "served/m", "hosted_vllm/m", "m", "other", "m", "m"]
+    content = "\n".join(request(f"r{index}", name) for index, name in enumerate(names))
+    verdict = await plan(store, content, model=None, mixed_models=True)
+    assert isinstance(verdict, Plan)
+    assert (verdict.model, verdict.pool, verdict.lines) == (None, None, 8)
+    table = verdict.table
+    assert table.models == {"m": "m", "hosted_vllm/m": "m", "served/m": "m", "other": "other"}
+    assert [(shard.pool, shard.first_line, shard.requests) for shard in table.shards] == [
+        ("m", 1, 3),
+        ("other", 2, 2),
+        ("m", 5, 3),
+    ]
+    found = {
+        shard.pool: [number async for number, _ in numbered_requests(store, "in", shard, table.models_of(shard.pool))]
+        for shard in table.shards[:2]
+    }
+    assert found == {"m": [1, 3, 4], "other": [2, 6]}
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(names=st.lists(st.sampled_from(["m", "served/m", "other", "third"]), min_size=1, max_size=40))
+async def test_every_line_of_a_mixed_batch_lies_in_one_shard_of_its_own_pool(
+    store: LocalObjectStore, names: list[str]
+) -> None:
+    pools = {**POOLS, "third": "third"}
+
+    async def pool_of_three(model: str) -> str | None:
+        return pools.get(model)
+
+    content = "\n\n".join(request(f"r{index}", name) for index, name in enumerate(names))
+    verdict = await plan(store, content, model=None, pools=pool_of_three, mixed_models=True)
+    assert isinstance(verdict, Plan)
+    table = verdict.table
+    found = [
+        (number, shard.pool or verdict.pool)
+        for shard in table.shards
+        async for number, _ in numbered_requests(store, "in", shard, table.models_of(shard.pool))
+    ]
+    assert sorted(found) == [(2 * index + 1, pools[name]) for index, name in enumerate(names)]
+    assert [shard.first_line for shard in table.shards] == sorted(shard.first_line for shard in table.shards)
+    assert (verdict.model is None) == (len({pools[name] for name in names}) > 1)
+
+
+@pytest.mark.parametrize("may_mix", [False, True])
+async def test_a_batch_that_was_given_its_model_has_no_other(store: LocalObjectStore, may_mix: bool) -> None:
+    content = f"{request('a')}\n{request('b', 'other')}"
+    assert await problems(store, content, mixed_models=may_mix) == [("mismatched_model", 2)]
+
+
+async def test_a_mixed_batch_is_refused_where_it_is_not_allowed(store: LocalObjectStore) -> None:
+    assert await problems(store, f"{request('a')}\n{request('b', 'other')}", model=None) == [("mismatched_model", 2)]
+
+
+@pytest.mark.parametrize("names", [["m", "m"], ["m", "served/m"], ["m", None]])
+async def test_lines_for_one_pool_make_an_ordinary_batch(store: LocalObjectStore, names: list[str | None]) -> None:
+    content = "\n".join(request(f"r{index}", name) for index, name in enumerate(names))
+    verdict = await plan(store, content, model=None, mixed_models=True)
+    assert isinstance(verdict, Plan)
+    assert (verdict.model, verdict.pool, verdict.table.models) == ("m", "m", None)
+    assert {shard.pool for shard in verdict.table.shards} == {None}
+
+
+async def test_every_line_of_a_mixed_batch_names_a_model_that_is_served(store: LocalObjectStore) -> None:
+    names = ["m", None, "ghost", "other", None]
+    content = "\n".join(request(f"r{index}", name) for index, name in enumerate(names))
+    assert await problems(store, content, model=None, mixed_models=True) == [
+        ("invalid_request", 2),
+        ("model_not_found", 3),
+        ("invalid_request", 5),
+    ]
+
+
+async def test_one_server_that_takes_any_model_runs_several_of_them(store: LocalObjectStore) -> None:
+    content = f"{request('a', 'x')}\n{request('b', 'y')}"
+    verdict = await plan(store, content, model=None, pools=any_pool, mixed_models=True)
+    assert isinstance(verdict, Plan)
+    assert verdict.model is None
+    assert verdict.table.models == {"x": ANY_MODEL, "y": ANY_MODEL}
+    assert [(shard.pool, shard.requests) for shard in verdict.table.shards] == [(ANY_MODEL, 2)]
+
+
+async def test_a_mixed_batch_has_a_limit_of_models(store: LocalObjectStore) -> None:
+    content = "\n".join(request(f"r{index}", f"m{index}") for index in range(MAX_MODELS + 1))
+    verdict = await plan(store, content, model=None, pools=any_pool, mixed_models=True)
+    assert isinstance(verdict, Rejection)
+    assert [problem.code for problem in verdict.problems] == ["too_many_models"]
+    assert f"{MAX_MODELS + 1} models; at most {MAX_MODELS}" in verdict.problems[0].message
+
+
+def test_a_window_is_filled_for_each_pool_whatever_the_others_do() -> None:
+    table = ShardTable([ShardRange(0, 1, number + 1, 1, "ab"[number % 2]) for number in range(12)])
+    assert window_end(table, 0, [], 2) == 4
+    assert window_end(table, 4, [0, 2], 2) == 8, "the pool b has none outstanding"
+    assert window_end(table, 8, [0, 2, 4, 6], 2) == 12
+    assert window_end(table, 12, [0, 2], 2) == 12
+    assert window_end(table, 4, [0, 1, 2, 3], 2) == 4

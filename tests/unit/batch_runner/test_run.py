@@ -49,6 +49,7 @@ async def start(store: LocalObjectStore) -> Callable[..., Any]:
             batch_hex="ab",
             endpoint="/v1/chat/completions",
             model=MODEL,
+            pool=MODEL,
         )
         run = ShardRun(shard, store, bench.settings, note)
         await run.recover()

@@ -18,10 +18,9 @@ from batchyard.batch_runner.segments import (
     decode_result,
     encode_result,
     merged,
-    read_lines,
     texts,
 )
-from batchyard.common.objects import LocalObjectStore
+from batchyard.common.objects import LocalObjectStore, read_lines
 
 results = st.builds(
     Result,

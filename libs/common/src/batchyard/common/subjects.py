@@ -76,9 +76,9 @@ def work(pool: str, batch_id: str, shard: int) -> str:
     return f"{ROOT}.work.{encode_token(pool)}.{encode_token(batch_id)}.{shard}"
 
 
-def work_of_batch(pool: str, batch_id: str) -> str:
-    """The shards of one batch."""
-    return f"{ROOT}.work.{encode_token(pool)}.{encode_token(batch_id)}.*"
+def work_of_batch(batch_id: str) -> str:
+    """The shards of one batch, in whatever pools."""
+    return f"{ROOT}.work.*.{encode_token(batch_id)}.*"
 
 
 def work_filter(pool: str) -> str:

@@ -59,8 +59,8 @@ class BatchRecord(BaseModel):
         input_key: The object with the lines: the client's file, from planning on the batch's own copy of it, so that
             the file may be deleted or expire while the batch runs.
         id_model: The model that the public ID carries: what was known at creation.
-        model: The name clients use; found in the lines when it was not known before.
-        pool: The pool that serves it, once planned.
+        model: The name clients use; found in the lines when it was not known before, None when they name several.
+        pool: The pool that serves it, once planned; None in a batch of several models, whose shards have one each.
         plan_key: The object that holds the shard table.
         shards: How many there are; those below `dispatched` have been queued.
         settled: Shards whose outcome is counted below, as ascending disjoint ranges `[from, to)`.
@@ -161,7 +161,15 @@ def shard_key(tenant: str, raw_id: str, shard: int) -> str:
 
 
 def planned(
-    record: BatchRecord, now: int, *, pool: str, model: str, input_key: str, plan_key: str, lines: int, shards: int
+    record: BatchRecord,
+    now: int,
+    *,
+    pool: str | None,
+    model: str | None,
+    input_key: str,
+    plan_key: str,
+    lines: int,
+    shards: int,
 ) -> BatchRecord:
     """The input is sound: the batch begins, over a copy of its own."""
     if record.status is not BatchStatus.VALIDATING:

@@ -77,11 +77,10 @@ class BatchStore:
         """Remove every outcome, progress and queued shard of the batch."""
         await self._outcomes.erase(record.key)
         await self._progress.erase(record.key)
-        if record.pool is not None:
-            try:
-                await self._js.purge_stream(WORK, subject=subjects.work_of_batch(record.pool, record.raw_id))
-            except (Error, OSError) as error:
-                raise ServiceUnavailable(f"The stream {WORK} did not answer.") from error
+        try:
+            await self._js.purge_stream(WORK, subject=subjects.work_of_batch(record.raw_id))
+        except (Error, OSError) as error:
+            raise ServiceUnavailable(f"The stream {WORK} did not answer.") from error
 
     async def tidy_up(self, record: BatchRecord) -> None:
         """Remove what was written for a batch after it had ended and been swept."""
@@ -149,9 +148,10 @@ class BatchStore:
 
     async def queue_shard(self, record: BatchRecord, shard: int) -> None:
         """Queue a shard, unless it is queued or running already."""
-        assert record.pool is not None
+        pool = record.pool if record.pool is not None else (await self.table(record)).shards[shard].pool
+        assert pool is not None
         task = ShardTask(record.tenant, record.raw_id, shard)
-        await self._publish(subjects.work(record.pool, record.raw_id, shard), encode_task(task), WORK)
+        await self._publish(subjects.work(pool, record.raw_id, shard), encode_task(task), WORK)
 
     async def announce(self, record: BatchRecord, status: BatchStatus) -> BatchRecord | None:
         """Publish the event of a status, then take it off the record's list."""

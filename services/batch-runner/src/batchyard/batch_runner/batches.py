@@ -145,9 +145,14 @@ def _sum(running: list[ShardProgress]) -> tuple[RequestCounts, Usage]:
 
 
 def _reason(record: BatchRecord, running: list[ShardProgress]) -> str | None:
-    if running and all(progress.waiting for progress in running):
-        return f"No server of the model '{record.model}' answers. The requests wait for one; none is lost."
-    return None
+    """Why the batch does not move: in one of several models, what holds some of its lines while others go on."""
+    missing = sorted({progress.waits_for for progress in running if progress.waits_for is not None})
+    is_mixed = record.model is None
+    if not missing or (not is_mixed and any(progress.waits_for is None for progress in running)):
+        return None
+    names = " nor of ".join(f"'{name}'" for name in missing)
+    requests = "Its requests wait for one, the others go on" if is_mixed else "The requests wait for one"
+    return f"No server of the model {names} answers. {requests}; none is lost."
 
 
 def _raw(batch_id: str) -> str:

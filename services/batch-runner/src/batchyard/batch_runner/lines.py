@@ -20,6 +20,10 @@ class RequestLine(msgspec.Struct, frozen=True):
     body: msgspec.Raw
 
 
+class _Named(msgspec.Struct):
+    model: str
+
+
 class Tokens(msgspec.Struct, frozen=True):
     """Tokens of one answer."""
 
@@ -77,6 +81,7 @@ class ReadAnswer:
 
 
 _line_decoder = msgspec.json.Decoder(RequestLine)
+_named_decoder = msgspec.json.Decoder(_Named)
 _answer_decoder = msgspec.json.Decoder(_Answer)
 _billed_decoder = msgspec.json.Decoder(_Billed)
 _members_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -86,6 +91,11 @@ _encoder = msgspec.json.Encoder()
 def read_request(line: bytes) -> RequestLine:
     """The request in a line that has passed validation."""
     return _line_decoder.decode(line)
+
+
+def named_model(request: RequestLine) -> str:
+    """The model that a request names. Raises msgspec.ValidationError for one that names none."""
+    return _named_decoder.decode(request.body).model
 
 
 def body_for(request: RequestLine, model: str) -> bytes:
@@ -137,11 +147,6 @@ def _tokens(usage: _Usage) -> Tokens:
 def _whole(number: Number) -> int:
     """A count of tokens, whatever the server wrote: never negative, never beyond what the ledger holds."""
     return min(max(int(number or 0), 0), _MOST_TOKENS)
-
-
-def request_id(batch_hex: str, line: int) -> str:
-    """The ID of a line's request: the same whenever and however often it is sent."""
-    return f"batch_req_{batch_hex}{line:08x}"
 
 
 def answered_line(identity: str, custom_id: bytes, status: int, upstream_id: str, body: bytes) -> bytes:

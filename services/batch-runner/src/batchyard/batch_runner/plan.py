@@ -4,31 +4,33 @@ Memory is one chunk, one line, a digest for each custom_id and the shard table: 
 the size of the file.
 """
 
+import math
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
+import msgspec
+
 from batchyard.batch_runner.lines import BLANK
+from batchyard.batch_runner.routing import PoolOf, Routing
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.shard import ShardRange, ShardTable
 from batchyard.batch_runner.validate import MAX_PROBLEMS, CheckedLine, LineRules, SeenIds, check_line, shortened
-from batchyard.common.config import ANY_MODEL
 from batchyard.common.contracts.batches import BatchProblem
 from batchyard.common.objects import ObjectStore
 
 _NEWLINES = re.compile(rb"\n+")
 _BOM = b"\xef\xbb\xbf"
 
-PoolOf = Callable[[str], Awaitable[str | None]]
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A sound input: the shards, and who serves them."""
+    """A sound input: the shards, and who serves them. A batch of several models has neither a model nor a pool of its
+    own: its table tells them."""
 
-    model: str
-    pool: str
+    model: str | None
+    pool: str | None
     lines: int
     table: ShardTable
 
@@ -96,19 +98,14 @@ class Planner:
     def __init__(self, settings: RunnerSettings, rules: LineRules, model: str | None, pool_of: PoolOf) -> None:
         self._settings = settings
         self._rules = rules
-        self._pool_of = pool_of
-        self._model = model
-        self._pool: str | None = None
-        self._pools: dict[str, str | None] = {}
+        self._routing = Routing(model, pool_of, may_mix=settings.mixed_models)
         self._seen = SeenIds()
         self._problems: list[BatchProblem] = []
-        self._cutter = _Cutter(settings.shard_lines, settings.shard_bytes)
+        self._cutters: dict[str, _Cutter] = {}
         self._requests = 0
 
     async def plan(self, store: ObjectStore, key: str) -> Plan | Rejection:
         """Read the object `key` and say what there is to run."""
-        if self._model is not None:
-            self._pool = await self._lookup(self._model)
         async with aclosing(store.get(key)) as chunks:
             async for line in raw_lines(chunks, self._settings.max_line_bytes):
                 await self._take(line)
@@ -125,12 +122,15 @@ class Planner:
         if self._requests > self._settings.max_requests:
             return
         checked = check_line(line.number, line.text, self._rules)
-        problem = (
-            checked.problem or self._duplicate(line.number, checked) or await self._model_problem(line.number, checked)
+        route = (
+            checked.problem
+            or self._duplicate(line.number, checked)
+            or await self._routing.route(line.number, checked.model)
         )
-        if problem is not None:
-            self._problems.append(problem)
-        self._cutter.add(line)
+        if isinstance(route, BatchProblem):
+            self._problems.append(route)
+        else:
+            self._cutter_of(route).add(line)
 
     def _duplicate(self, number: int, checked: CheckedLine) -> BatchProblem | None:
         assert checked.custom_id is not None
@@ -146,91 +146,66 @@ class Planner:
             line=number,
         )
 
-    async def _model_problem(self, number: int, checked: CheckedLine) -> BatchProblem | None:
-        """The batch's model is the one it was given, else the first line's; every line has to fit it."""
-        named = checked.model
-        if self._model is None:
-            if named is None:
-                return _problem(number, "invalid_request", "Model parameter is required.")
-            self._pool = await self._lookup(named)
-            if self._pool is None:
-                return _unsupported(number, named)
-            self._model = named
-        if self._pool is None:
-            return _unsupported(number, self._model)
-        if named is not None and _served(named) != _served(self._model):
-            pool = await self._lookup(named)
-            if pool is None:
-                return _unsupported(number, named)
-            if pool != self._pool or pool == ANY_MODEL:
-                return _problem(
-                    number,
-                    "mismatched_model",
-                    f"The model '{shortened(named)}' for this request does not match the rest of the batch. "
-                    "Each batch must contain requests for a single model.",
-                )
-        return None
-
-    async def _lookup(self, model: str) -> str | None:
-        if model not in self._pools:
-            self._pools[model] = await self._pool_of(model)
-        return self._pools[model]
-
     def _verdict(self) -> Plan | Rejection:
         limit = self._settings.max_requests
         if self._requests == 0:
             message = "The input file is empty. Please ensure that the batch contains at least one request."
             return Rejection((BatchProblem(code="empty_file", message=message),))
+        self._problems += self._routing.problems()
         if self._requests > limit:
             message = f"The batch has {self._requests} requests; at most {limit} are allowed. Split the file."
             self._problems.append(BatchProblem(code="too_many_tasks", message=message))
         if self._problems:
-            return Rejection(tuple(self._problems[:MAX_PROBLEMS]))
-        assert self._model is not None
-        assert self._pool is not None
-        return Plan(self._model, self._pool, self._requests, self._cutter.table())
+            return Rejection(tuple(sorted(self._problems, key=_place)[:MAX_PROBLEMS]))
+        return Plan(self._routing.model, self._routing.pool, self._requests, self._table())
+
+    def _cutter_of(self, pool: str) -> "_Cutter":
+        cutter = self._cutters.get(pool)
+        if cutter is None:
+            cutter = self._cutters[pool] = _Cutter(self._settings.shard_lines, self._settings.shard_bytes)
+        return cutter
+
+    def _table(self) -> ShardTable:
+        models = self._routing.models
+        if models is None:
+            (cutter,) = self._cutters.values()
+            return ShardTable(cutter.shards())
+        shards = [
+            msgspec.structs.replace(shard, pool=pool)
+            for pool, cutter in self._cutters.items()
+            for shard in cutter.shards()
+        ]
+        return ShardTable(sorted(shards, key=lambda shard: shard.first_line), models)
+
+
+def _place(problem: BatchProblem) -> float:
+    """Where a problem stands in the file; those of the whole of it come last."""
+    return problem.line if problem.line is not None else math.inf
 
 
 class _Cutter:
-    """Cuts lines into shards: a shard is closed when it has enough lines or enough bytes."""
+    """Cuts one pool's lines into shards: a shard is closed when it has enough lines or enough bytes of its own."""
 
     def __init__(self, max_lines: int, max_bytes: int) -> None:
         self._max_lines = max_lines
         self._max_bytes = max_bytes
         self._shards: list[ShardRange] = []
-        self._first: RawLine | None = None
-        self._last: RawLine | None = None
-        self._requests = 0
+        self._open: ShardRange | None = None
+        self._bytes = 0
 
     def add(self, line: RawLine) -> None:
-        if self._first is None:
-            self._first = line
-        self._last = line
-        self._requests += 1
-        if self._requests >= self._max_lines or line.end - self._first.offset >= self._max_bytes:
+        first = self._open or ShardRange(line.offset, 0, line.number, 0)
+        self._open = ShardRange(first.offset, line.end - first.offset, first.first_line, first.requests + 1)
+        self._bytes += line.end - line.offset
+        if self._open.requests >= self._max_lines or self._bytes >= self._max_bytes:
             self._close()
 
-    def table(self) -> ShardTable:
+    def shards(self) -> list[ShardRange]:
+        """The shards of all lines, the last of which is closed now."""
         self._close()
-        return ShardTable(self._shards)
+        return self._shards
 
     def _close(self) -> None:
-        if self._first is None or self._last is None:
-            return
-        first, last = self._first, self._last
-        self._shards.append(ShardRange(first.offset, last.end - first.offset, first.number, self._requests))
-        self._first, self._requests = None, 0
-
-
-def _served(model: str) -> str:
-    return model.removeprefix("hosted_vllm/")
-
-
-def _problem(number: int, code: str, message: str) -> BatchProblem:
-    return BatchProblem(code=code, message=message, param="body.model", line=number)
-
-
-def _unsupported(number: int, model: str) -> BatchProblem:
-    return _problem(
-        number, "model_not_found", f"The provided model '{shortened(model)}' is not supported by the Batch API."
-    )
+        if self._open is not None:
+            self._shards.append(self._open)
+        self._open, self._bytes = None, 0

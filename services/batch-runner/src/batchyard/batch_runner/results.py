@@ -1,12 +1,12 @@
 """From shards to files: settling what runners left, joining the parts, registering the output and the error file."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from uuid import uuid4
 
 from batchyard.batch_runner.batch import BatchRecord, ShardOutcome
 from batchyard.batch_runner.batch_store import BatchStore
-from batchyard.batch_runner.lines import read_request, request_id
 from batchyard.batch_runner.run import ShardInput, ShardRun, Stop, not_run, numbered_requests
 from batchyard.batch_runner.segments import CHUNK_BYTES
 from batchyard.batch_runner.settings import RunnerSettings
@@ -17,6 +17,8 @@ from batchyard.common.contracts.files import CreateFile, Purpose
 from batchyard.common.crash import crash_point
 from batchyard.common.messaging.commands import CommandClient
 from batchyard.common.object_keys import batch_prefix, file_key
+from batchyard.common.objects import ObjectStore, read_lines
+from batchyard.common.result_lines import merged_results, request_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class Results:
     async def settle_abandoned(self, record: BatchRecord, shard: int) -> None:
         """Hand in a shard of an ending batch that no runner handed in: its segments, and errors for the rest."""
         table = await self._store.table(record)
-        run = ShardRun(shard_input(record, table.shards[shard], shard), self._store.objects, self._settings, _ignore)
+        run = ShardRun(shard_input(record, table, shard), self._store.objects, self._settings, _ignore)
         run.stop(stop_reason(record))
         await run.recover()
         if not await self._store.hand_in(record, await run.settle()):
@@ -49,11 +51,14 @@ class Results:
         if record.plan_key is None:
             return ResultFiles(None, None)
         table = await self._store.table(record)
-        outcomes = [await self._outcome(record, shard) for shard in range(record.dispatched)]
-        outputs = [outcome.output_key for outcome in outcomes if outcome.output_key]
-        errors = [outcome.error_key for outcome in outcomes if outcome.error_key]
-        if record.dispatched < len(table.shards):
-            errors.append(await self._write_tail(record, table))
+        outputs, errors = [], []
+        for pool in table.pools:
+            shards = [number for number, shard in enumerate(table.shards) if shard.pool == pool]
+            outcomes = [await self._outcome(record, shard) for shard in shards if shard < record.dispatched]
+            outputs.append([outcome.output_key for outcome in outcomes if outcome.output_key])
+            errors.append([outcome.error_key for outcome in outcomes if outcome.error_key])
+            if shards[-1] >= record.dispatched:
+                errors[-1].append(await self._write_tail(record, table, shards))
         return ResultFiles(
             output_id=await self._register(record, outputs, record.output_uuid, "output"),
             error_id=await self._register(record, errors, record.error_uuid, "error"),
@@ -65,32 +70,42 @@ class Results:
             raise LookupError(f"shard {shard} of {record.raw_id} is counted but has no outcome")
         return outcome
 
-    async def _write_tail(self, record: BatchRecord, table: ShardTable) -> str:
-        """The lines that were never queued, as errors that say why: one pass over the end of the input."""
-        first, last = table.shards[record.dispatched], table.shards[-1]
+    async def _write_tail(self, record: BatchRecord, table: ShardTable, shards: Sequence[int]) -> str:
+        """The lines of a pool's shards that were never queued, as errors that say why: one pass over the end of the
+        input."""
+        first = table.shards[next(shard for shard in shards if shard >= record.dispatched)]
+        last = table.shards[shards[-1]]
         tail = ShardRange(first.offset, last.offset + last.length - first.offset, first.first_line, 0)
         key = f"{batch_prefix(record.tenant, record.raw_id)}tail-{uuid4().hex}"
-        await self._store.objects.put(key, self._tail_lines(record, tail))
+        await self._store.objects.put(key, self._tail_lines(record, tail, table.models_of(first.pool)))
         return key
 
-    async def _tail_lines(self, record: BatchRecord, tail: ShardRange) -> AsyncIterator[bytes]:
+    async def _tail_lines(
+        self, record: BatchRecord, tail: ShardRange, models: frozenset[str] | None
+    ) -> AsyncIterator[bytes]:
         why, batch_hex = stop_reason(record), batch_hex_of(record)
         chunk = bytearray()
-        async for line, text in numbered_requests(self._store.objects, record.input_key, tail):
-            custom_id = bytes(read_request(text).custom_id)
-            chunk += not_run(line, request_id(batch_hex, line), custom_id, why).text
+        async for line, request in numbered_requests(self._store.objects, record.input_key, tail, models):
+            chunk += not_run(line, request_id(batch_hex, line), bytes(request.custom_id), why).text
             chunk += b"\n"
             if len(chunk) >= CHUNK_BYTES:
                 yield bytes(chunk)
                 chunk.clear()
         yield bytes(chunk)
 
-    async def _register(self, record: BatchRecord, parts: list[str], uuid: str | None, what: str) -> str | None:
-        if not parts:
+    async def _register(
+        self, record: BatchRecord, parts_by_pool: list[list[str]], uuid: str | None, what: str
+    ) -> str | None:
+        chains = [parts for parts in parts_by_pool if parts]
+        if not chains:
             return None
         assert uuid is not None
         key = file_key(record.tenant, uuid)
-        await self._store.objects.concatenate(key, parts)
+        if len(chains) == 1:
+            await self._store.objects.concatenate(key, chains[0])
+        else:
+            objects = self._store.objects
+            await objects.put(key, merged_results([_chained(objects, parts) for parts in chains]))
         crash_point("output.joined")
         command = CreateFile(
             filename=f"{record.raw_id}_{what}.jsonl",
@@ -102,8 +117,9 @@ class Results:
         return (await self._commands.call(record.tenant, command)).id
 
 
-def shard_input(record: BatchRecord, where: ShardRange, shard: int) -> ShardInput:
+def shard_input(record: BatchRecord, table: ShardTable, shard: int) -> ShardInput:
     """What a run of a shard needs to know, under a name of its own."""
+    where = table.shards[shard]
     return ShardInput(
         object_key=record.input_key,
         range=where,
@@ -112,7 +128,9 @@ def shard_input(record: BatchRecord, where: ShardRange, shard: int) -> ShardInpu
         attempt=uuid4().hex,
         batch_hex=batch_hex_of(record),
         endpoint=record.endpoint,
-        model=record.model or "",
+        model=record.model,
+        pool=where.pool or record.pool or "",
+        models=table.models_of(where.pool),
     )
 
 
@@ -123,6 +141,14 @@ def stop_reason(record: BatchRecord) -> Stop:
 
 def batch_hex_of(record: BatchRecord) -> str:
     return record.raw_id.removeprefix("batch_")
+
+
+async def _chained(store: ObjectStore, keys: Sequence[str]) -> AsyncGenerator[bytes, None]:
+    """The lines of several objects, one after the other."""
+    for key in keys:
+        async with aclosing(read_lines(store, key)) as lines:
+            async for line in lines:
+                yield line
 
 
 async def _ignore(progress: ShardProgress) -> None:

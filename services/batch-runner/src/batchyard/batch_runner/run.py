@@ -8,7 +8,7 @@ from typing import Any
 
 from batchyard.batch_runner.attempt import Attempts, LineJob
 from batchyard.batch_runner.batch import ShardOutcome
-from batchyard.batch_runner.lines import BLANK, read_request, request_id, unanswered_line
+from batchyard.batch_runner.lines import BLANK, RequestLine, named_model, read_request, unanswered_line
 from batchyard.batch_runner.pool import Pool
 from batchyard.batch_runner.segments import (
     ERROR_KINDS,
@@ -18,7 +18,6 @@ from batchyard.batch_runner.segments import (
     compacted,
     encode_result,
     merged,
-    read_lines,
     read_segment,
     texts,
 )
@@ -28,7 +27,8 @@ from batchyard.batch_runner.tally import ShardProgress, Tally
 from batchyard.common.crash import crash_point
 from batchyard.common.errors import ServiceUnavailable
 from batchyard.common.logs import get_logger
-from batchyard.common.objects import ObjectStore, ObjectStoreUnavailable
+from batchyard.common.objects import ObjectStore, ObjectStoreUnavailable, read_lines
+from batchyard.common.result_lines import request_id
 from batchyard.common.tasks import end
 
 _log = get_logger(__name__)
@@ -57,6 +57,9 @@ class ShardInput:
         prefix: Where the shard's segments and parts go.
         attempt: A name for this run of the shard, so that two runs at once never write the same object.
         batch_hex: The batch's UUID, part of every result's ID.
+        model: The model of every line, or None for a line's own.
+        pool: Who serves them.
+        models: In a batch of several models, those whose lines are this shard's; None when all lines of its range are.
     """
 
     object_key: str
@@ -66,7 +69,14 @@ class ShardInput:
     attempt: str
     batch_hex: str
     endpoint: str
-    model: str
+    model: str | None
+    pool: str
+    models: frozenset[str] | None = None
+
+    @property
+    def model_names(self) -> str:
+        """The model as clients know it; the models, where a pool serves several that the lines name."""
+        return self.model if self.model is not None else ", ".join(sorted(self.models or ()))
 
 
 class ShardRun:
@@ -84,6 +94,8 @@ class ShardRun:
         self._settings = settings
         self._on_checkpoint = on_checkpoint
         self.shard = shard.shard
+        self.pool = shard.pool
+        self.model_names = shard.model_names
         self.told_waiting = False
         self._tally = Tally()
         self._stored: list[str] = []  # segments whose results are not in memory
@@ -280,13 +292,13 @@ class ShardRun:
 
     async def _jobs(self) -> AsyncIterator[LineJob]:
         shard = self._shard
-        async for line, text in numbered_requests(self._store, shard.object_key, shard.range):
+        async for line, request in numbered_requests(self._store, shard.object_key, shard.range, shard.models):
             yield LineJob(
                 line=line,
                 identity=request_id(shard.batch_hex, line),
-                request=read_request(text),
+                request=request,
                 path=shard.endpoint,
-                model=shard.model,
+                model=shard.model if shard.model is not None else named_model(request),
             )
 
     async def _fill(self, why: Stop) -> None:
@@ -308,12 +320,19 @@ def not_run(line: int, identity: str, custom_id: bytes, why: Stop) -> Result:
     return Result(line, Kind.NOT_RUN, Tally.NO_TOKENS, None, text)
 
 
-async def numbered_requests(store: ObjectStore, key: str, where: ShardRange) -> AsyncIterator[tuple[int, bytes]]:
-    """The requests in a range of an input file, each with its line number; blank lines only count."""
+async def numbered_requests(
+    store: ObjectStore, key: str, where: ShardRange, models: frozenset[str] | None = None
+) -> AsyncIterator[tuple[int, RequestLine]]:
+    """The requests in a range of an input file, each with its line number; blank lines only count.
+
+    With `models`, those alone that name one of them.
+    """
     number = where.first_line
     async for text in read_lines(store, key, start=where.offset, length=where.length):
         if text.strip(BLANK):
-            yield number, text
+            request = read_request(text)
+            if models is None or named_model(request) in models:
+                yield number, request
         number += 1
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from batchyard.batch_runner.lines import Tokens
-from batchyard.common.objects import ObjectStore
+from batchyard.common.objects import ObjectStore, read_lines
 from batchyard.common.subjects import decode_token, encode_token
 
 CHUNK_BYTES = 256 * 1024
@@ -70,26 +70,6 @@ def decode_result(line: bytes) -> Result:
         deployment=None if who == _NOBODY else decode_token(who),
         text=text,
     )
-
-
-async def read_lines(
-    store: ObjectStore, key: str, *, start: int = 0, length: int | None = None
-) -> AsyncGenerator[bytes, None]:
-    """The lines of an object, without their newlines; memory is one chunk and one line."""
-    rest: list[bytes] = []
-    async with aclosing(store.get(key, start=start, length=length)) as chunks:
-        async for chunk in chunks:
-            head, newline, tail = chunk.partition(b"\n")
-            if not newline:
-                rest.append(chunk)
-                continue
-            yield b"".join((*rest, head))
-            *lines, last = tail.split(b"\n")
-            for line in lines:
-                yield line
-            rest = [last] if last else []
-    if rest:
-        yield b"".join(rest)
 
 
 async def read_segment(store: ObjectStore, key: str) -> AsyncGenerator[Result, None]:

@@ -13,6 +13,10 @@ class RunnerSettings(Settings):
     max_requests: int = Field(default=50_000, ge=1, description="lines in one batch")
     max_line_bytes: int = Field(default=16 * MIB, ge=1024, description="bytes in one line")
 
+    mixed_models: bool = Field(
+        default=False, description="whether a batch for which no model was given may name several in its lines"
+    )
+
     shard_lines: int = Field(default=500, ge=1, description="lines in one shard at most")
     shard_bytes: int = Field(default=4 * MIB, ge=1024, description="bytes after which a shard is closed")
     shard_window: int = Field(default=16, ge=1, description="shards of one batch queued or running at a time")

@@ -1,5 +1,8 @@
 """Shards: contiguous runs of a batch's lines, the unit of work and of redelivery."""
 
+from collections import Counter
+from collections.abc import Iterable
+
 import msgspec
 
 from batchyard.common.object_keys import batch_prefix
@@ -12,19 +15,38 @@ class ShardRange(msgspec.Struct, frozen=True, array_like=True):
         offset: First byte.
         length: Bytes, line ends included.
         first_line: The number of its first line in the file, from 1, blank lines counted.
-        requests: Lines that are requests.
+        requests: Lines that are requests of this shard.
+        pool: Whose lines they are, in a batch of several models: lines of other pools may lie between them. None in a
+            batch of one model, whose record names the pool.
     """
 
     offset: int
     length: int
     first_line: int
     requests: int
+    pool: str | None = None
 
 
 class ShardTable(msgspec.Struct, frozen=True):
-    """A batch's shards in input order: what the plan leaves behind."""
+    """A batch's shards in input order: what the plan leaves behind.
+
+    `models` tells the pool of each model that the lines name, in a batch of several models: what it was when the batch
+    was planned, so that no line changes its shard when the configuration does. None in a batch of one model.
+    """
 
     shards: list[ShardRange]
+    models: dict[str, str] | None = None
+
+    @property
+    def pools(self) -> list[str | None]:
+        """The pools that the shards are for."""
+        return list(dict.fromkeys(shard.pool for shard in self.shards))
+
+    def models_of(self, pool: str | None) -> frozenset[str] | None:
+        """The model names of a pool's lines; None when the lines are not told apart by their models."""
+        if self.models is None:
+            return None
+        return frozenset(name for name, serving in self.models.items() if serving == pool)
 
 
 _encoder = msgspec.json.Encoder()
@@ -37,6 +59,21 @@ def encode_table(table: ShardTable) -> bytes:
 
 def decode_table(data: bytes) -> ShardTable:
     return _table_decoder.decode(data)
+
+
+def window_end(table: ShardTable, dispatched: int, outstanding: Iterable[int], window: int) -> int:
+    """How far to queue the shards, so that each pool has `window` of them as long as there are so many.
+
+    Shards are queued in their order: one pool that is down holds back no other, but has more in the queue meanwhile.
+    """
+    queued = Counter(table.shards[shard].pool for shard in outstanding)
+    end = dispatched
+    for shard in range(dispatched, len(table.shards)):
+        pool = table.shards[shard].pool
+        queued[pool] += 1
+        if queued[pool] <= window:
+            end = shard + 1
+    return end
 
 
 def plan_key(tenant: str, batch: str, attempt: str) -> str:

@@ -17,6 +17,7 @@ from batchyard.batch_runner.plan import Plan, Planner
 from batchyard.batch_runner.queue import Done, Later
 from batchyard.batch_runner.results import Results
 from batchyard.batch_runner.settings import RunnerSettings
+from batchyard.batch_runner.shard import window_end
 from batchyard.batch_runner.validate import LineRules
 from batchyard.common.clock import Clock
 from batchyard.common.contracts.batches import BatchProblem, BatchStatus
@@ -165,7 +166,7 @@ class Stepper:
         """Fill the window. The record says first what is queued, so that no shard runs that it does not know of;
         what a crash kept from the queue is queued again by the next step: queueing twice is refused by the server."""
         outstanding = list(record.outstanding())
-        up_to = min(record.shards, record.dispatched + self._settings.shard_window - len(outstanding))
+        up_to = await self._window_end(record, outstanding)
         if up_to > record.dispatched:
             try:
                 changed = await self._store.change(record, lambda current: transitions.dispatched(current, up_to))
@@ -179,6 +180,12 @@ class Stepper:
             await self._store.queue_shard(record, shard)
             crash_point("shard.queued")
         return Done()
+
+    async def _window_end(self, record: BatchRecord, outstanding: list[int]) -> int:
+        window = self._settings.shard_window
+        if record.pool is not None:
+            return min(record.shards, record.dispatched + window - len(outstanding))
+        return window_end(await self._store.table(record), record.dispatched, outstanding, window)
 
     async def _finish(self, record: BatchRecord) -> Verdict:
         counted = await self._count(record)

@@ -17,7 +17,7 @@ class ShardProgress(BaseModel):
             say that the shard kills whoever works on it.
         suspect: The line that the last of them worked on, alone.
         caught: How many of them were lost over that line.
-        waiting: Whether it waits for a server to answer again.
+        waits_for: The model of which no server answers, if it waits for one.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -28,7 +28,7 @@ class ShardProgress(BaseModel):
     starts: int = 0
     suspect: int | None = None
     caught: int = 0
-    waiting: bool = False
+    waits_for: str | None = None
 
     @property
     def results(self) -> int:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
@@ -98,13 +99,12 @@ class Worker:
 
     async def _tell_waiting(self, record: BatchRecord) -> None:
         """Say of the shards that are run here that they wait for a server, and when they no longer do."""
-        is_down = self._fleet.pools[record.pool or ""].is_down
         for run in tuple(self._running.get(record.raw_id, ())):
+            is_down = self._fleet.pools[run.pool].is_down
             if run.told_waiting is not is_down:
                 run.told_waiting = is_down
-                await self._store.amend_progress(
-                    record, run.shard, lambda told: told.model_copy(update={"waiting": is_down})
-                )
+                change = {"waits_for": run.model_names if is_down else None}
+                await self._store.amend_progress(record, run.shard, partial(ShardProgress.model_copy, update=change))
 
     def shut_down(self) -> None:
         """Leave every shard to other runners, with what it has got so far."""
@@ -114,14 +114,14 @@ class Worker:
                 run.stop(Stop.SHUTDOWN)
 
     async def _run(self, record: BatchRecord, shard: int) -> Done | Later:
-        table = await self._store.table(record)
-        pool = self._fleet.pools[record.pool or ""]
+        shard_to_run = shard_input(record, await self._store.table(record), shard)
+        pool = self._fleet.pools[shard_to_run.pool]
 
         async def report(progress: ShardProgress) -> None:
             await self._store.report_progress(record, shard, progress)
 
         run = ShardRun(
-            shard_input(record, table.shards[shard], shard),
+            shard_to_run,
             self._store.objects,
             self._settings,
             report,

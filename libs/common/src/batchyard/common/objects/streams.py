@@ -29,6 +29,26 @@ async def read(store: ObjectStore, key: str, *, start: int = 0, length: int | No
     return bytes(content)
 
 
+async def read_lines(
+    store: ObjectStore, key: str, *, start: int = 0, length: int | None = None
+) -> AsyncGenerator[bytes, None]:
+    """The lines of an object, without their newlines; memory is one chunk and one line."""
+    rest: list[bytes] = []
+    async with aclosing(store.get(key, start=start, length=length)) as chunks:
+        async for chunk in chunks:
+            head, newline, tail = chunk.partition(b"\n")
+            if not newline:
+                rest.append(chunk)
+                continue
+            yield b"".join((*rest, head))
+            *lines, last = tail.split(b"\n")
+            for line in lines:
+                yield line
+            rest = [last] if last else []
+    if rest:
+        yield b"".join(rest)
+
+
 async def in_blocks(
     data: AsyncIterable[bytes] | bytes, size: int, *, key: str, max_bytes: int | None
 ) -> AsyncGenerator[bytes, None]:

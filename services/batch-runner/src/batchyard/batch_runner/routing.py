@@ -1,0 +1,126 @@
+"""Which pool takes which line of a batch: one for all of them, or each line's own where a batch may name several."""
+
+from collections.abc import Awaitable, Callable
+
+from batchyard.batch_runner.validate import MAX_PROBLEMS, shortened
+from batchyard.common.config import ANY_MODEL
+from batchyard.common.contracts.batches import BatchProblem
+
+MAX_MODELS = 16
+"""Models in one batch: joining its results holds a stream of each open."""
+
+PoolOf = Callable[[str], Awaitable[str | None]]
+
+
+class Routing:
+    """Routes the lines of one batch.
+
+    The batch's model is the one it was given, else the first line's, and every line has to fit it. Where none was
+    given and batches may be mixed, a line for another model makes the batch one of several.
+
+    Args:
+        model: The model that was given, if any.
+        pool_of: Tells which pool serves a model name, if any does.
+        may_mix: Whether lines may name several models when none was given.
+    """
+
+    def __init__(self, model: str | None, pool_of: PoolOf, *, may_mix: bool) -> None:
+        self._given = model
+        self._pool_of = pool_of
+        self._may_mix = may_mix and model is None
+        self._model: str | None = None
+        self._pool: str | None = None
+        self._pools: dict[str, str | None] = {}
+        self._unnamed: list[int] = []
+        self._is_mixed = False
+
+    @property
+    def model(self) -> str | None:
+        """The model of the whole batch; None when its lines name several."""
+        return None if self._is_mixed else self._model
+
+    @property
+    def pool(self) -> str | None:
+        """The pool of the whole batch; None when its lines name several models."""
+        return None if self._is_mixed else self._pool
+
+    @property
+    def models(self) -> dict[str, str] | None:
+        """The pool of every model that the lines name; None when there is one model."""
+        if not self._is_mixed:
+            return None
+        return {name: pool for name, pool in self._pools.items() if pool is not None}
+
+    async def route(self, number: int, named: str | None) -> str | BatchProblem:
+        """The pool for the line `number` that names a model or none, or why there is none."""
+        model = await self._settled_model(named)
+        if model is None:
+            return _problem(number, "invalid_request", "Model parameter is required.")
+        if self._pool is None:
+            return _unsupported(number, model)
+        if named is None:
+            if self._may_mix and len(self._unnamed) < MAX_PROBLEMS:
+                self._unnamed.append(number)
+            return self._pool
+        return await self._fitting_pool(number, named, model)
+
+    def problems(self) -> list[BatchProblem]:
+        """What is wrong with the lines together, once all of them are routed."""
+        if not self._is_mixed:
+            return []
+        problems = [_problem(number, "invalid_request", "Model parameter is required.") for number in self._unnamed]
+        count = sum(pool is not None for pool in self._pools.values())
+        if count > MAX_MODELS:
+            message = f"The batch names {count} models; at most {MAX_MODELS} are allowed. Split the file."
+            problems.append(BatchProblem(code="too_many_models", message=message, param="body.model"))
+        return problems
+
+    async def _settled_model(self, named: str | None) -> str | None:
+        """The batch's model, by now; a name that nobody serves is no batch's but that line's."""
+        if self._model is None:
+            name = self._given if self._given is not None else named
+            if name is None:
+                return None
+            pool = await self._lookup(name)
+            if pool is None:
+                return name
+            self._model, self._pool = name, pool
+        return self._model
+
+    async def _fitting_pool(self, number: int, named: str, model: str) -> str | BatchProblem:
+        assert self._pool is not None
+        if _served(named) == _served(model):
+            self._pools.setdefault(named, self._pool)
+            return self._pool
+        pool = await self._lookup(named)
+        if pool is None:
+            return _unsupported(number, named)
+        if pool != self._pool or pool == ANY_MODEL:
+            if not self._may_mix:
+                return _problem(
+                    number,
+                    "mismatched_model",
+                    f"The model '{shortened(named)}' for this request does not match the rest of the batch. "
+                    "Each batch must contain requests for a single model.",
+                )
+            self._is_mixed = True
+        return pool
+
+    async def _lookup(self, model: str) -> str | None:
+        if model not in self._pools:
+            self._pools[model] = await self._pool_of(model)
+        return self._pools[model]
+
+
+def _served(model: str) -> str:
+    return model.removeprefix("hosted_vllm/")
+
+
+def _problem(number: int, code: str, message: str) -> BatchProblem:
+    return BatchProblem(code=code, message=message, param="body.model", line=number)
+
+
+def _unsupported(number: int, model: str) -> BatchProblem:
+    return _problem(
+        number, "model_not_found", f"The provided model '{shortened(model)}' is not supported by the Batch API."
+    )
