@@ -184,5 +184,17 @@ async def test_a_file_store_killed_while_it_takes_the_results(site: Site, tmp_pa
         await check_ended_well(site.system, await site.system.ended(batch_id), lines)
 
 
+@in_one_loop
+async def test_a_runner_killed_while_it_picks_the_lines_of_a_retry(site: Site, tmp_path: Path) -> None:
+    lines = ordinary(LINES)
+    first = await site.system.ended(await site.create(await site.upload(lines)))
+    marker = tmp_path / "marker"
+    async with site.armed(RUNNER, "input.pinned", marker):
+        retry = await site.system.call("POST", f"/batches/{first['id']}/retry")
+        refused = [line for line in lines if line.fate == "refused"]
+        await check_ended_well(site.system, await site.system.ended(retry["id"]), refused)
+    assert marker.exists(), "the point was not reached"
+
+
 def _done(batch: Any) -> int:
     return int(batch["request_counts"]["completed"] + batch["request_counts"]["failed"])

@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from batchyard.batch_runner.attempt import Attempts
+from batchyard.batch_runner.batch import BatchRecord, record_key
 from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.pool import Pool
 from batchyard.batch_runner.retry import RetryPolicy
@@ -17,11 +19,21 @@ from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.upstream import AiohttpUpstream
 from batchyard.common.clock import SystemClock
 from batchyard.common.config import Config, Deployment
-from batchyard.common.objects import LocalObjectStore
+from batchyard.common.contracts.batches import Batch, CreateBatch
+from batchyard.common.contracts.health import CheckBatchRunner, CheckFileStore
+from batchyard.common.ids import decode_id
+from batchyard.common.messaging.commands import CommandClient
+from batchyard.common.messaging.records import Records
+from batchyard.common.messaging.topology import BATCHES_BUCKET
+from batchyard.common.objects import LocalObjectStore, ObjectStore, open_object_store
+from batchyard.common.service import Messaging
+from batchyard.common.settings import Settings
 from batchyard.vllm_sim.settings import SimSettings
 from batchyard.vllm_sim.testing import RunningSim, running_sim
+from support.services import Caller, file_store_and_runner
 
 MODEL = "my-vllm-model"
+ENDPOINT = "/v1/chat/completions"
 
 
 @dataclass
@@ -68,3 +80,58 @@ def chat_line(custom_id: str, prompt: str, **body: object) -> bytes:
     members = {"model": MODEL, "messages": [{"role": "user", "content": prompt}], **body}
     line = {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions", "body": members}
     return json.dumps(line).encode()
+
+
+class Yard:
+    """Everything a test of a batch's life needs."""
+
+    def __init__(self, sim: RunningSim, caller: Caller, objects: ObjectStore, messaging: Messaging) -> None:
+        self.sim = sim
+        self.call = caller
+        self.objects = objects
+        self.messaging = messaging
+
+    async def batch(self, *lines: bytes, model: str | None = MODEL, **options: Any) -> Batch:
+        file = await self.call.upload(b"\n".join(lines) + b"\n", model=model)
+        batch: Batch = await self.call(CreateBatch(input_file_id=file.id, endpoint=ENDPOINT, **options))
+        return batch
+
+    async def working_objects(self) -> list[str]:
+        return [info.key async for info in self.objects.list("batches/")]
+
+
+@pytest.fixture
+async def open_yard(settings: Settings, messaging: Messaging, tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
+    """Opens yards: `await open_yard(sim=SimSettings(...), shard_lines=5)`."""
+    async with AsyncExitStack() as stack:
+
+        async def opened(sim: SimSettings | None = None, **runner: Any) -> Yard:
+            sim = sim or SimSettings(port=0)
+            running = await stack.enter_async_context(running_sim(sim))
+            config = tmp_path / "config.yaml"
+            entries = [
+                f"  - model_name: {model}\n    litellm_params:\n"
+                f"      model: hosted_vllm/{model}\n      api_base: {running.url}\n"
+                for model in sim.models
+            ]
+            config.write_text("model_list:\n" + "".join(entries))
+            defaults = {"config": config, "shard_lines": 10, "retry_base": 0.01, "cancel_grace": 0.1}
+            await stack.enter_async_context(file_store_and_runner(settings, **{**defaults, **runner}))
+            objects = open_object_store(settings.object_store)
+            stack.push_async_callback(objects.close)
+            caller = Caller(CommandClient(messaging.connection), objects)
+            await caller.ready(CheckFileStore(), CheckBatchRunner())
+            return Yard(running, caller, objects, messaging)
+
+        yield opened
+
+
+def lines(count: int, suffix: str = "") -> list[bytes]:
+    return [chat_line(f"r{index}", f"question {index}{suffix}") for index in range(count)]
+
+
+async def expire_now(yard: Yard, batch: Batch) -> None:
+    """Bring the deadline forward, as the passing of time would."""
+    records = Records(yard.messaging.js, BATCHES_BUCKET, BatchRecord)
+    key = record_key(yard.call.tenant, decode_id(batch.id).raw)
+    await records.change(key, lambda record: record.model_copy(update={"expires_at": record.created_at}))

@@ -2,9 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,74 +10,20 @@ from uuid_utils import uuid7
 from batchyard.batch_runner.batch import BatchRecord, finalizing, record_key
 from batchyard.batch_runner.tally import ShardProgress
 from batchyard.common import subjects
-from batchyard.common.contracts.batches import Batch, BatchStatus, CancelBatch, CreateBatch, GetBatch, ListBatches
+from batchyard.common.contracts.batches import BatchStatus, CancelBatch, CreateBatch, GetBatch, ListBatches
 from batchyard.common.contracts.events import BatchEvent
 from batchyard.common.contracts.files import CreateFile, DeleteFile, ExpiresAfter, GetFile, OpenUpload, Purpose
-from batchyard.common.contracts.health import CheckBatchRunner, CheckFileStore
 from batchyard.common.contracts.models import ListModels
 from batchyard.common.errors import ApiError, Conflict, InvalidRequest, NotFound
 from batchyard.common.ids import decode_id
 from batchyard.common.messaging.commands import CommandClient
 from batchyard.common.messaging.records import Records
 from batchyard.common.messaging.topology import BATCHES_BUCKET, EVENTS, PROGRESS_BUCKET, WORK
-from batchyard.common.objects import ObjectStore, open_object_store
-from batchyard.common.service import Messaging
-from batchyard.common.settings import Settings
 from batchyard.vllm_sim.answers import chat_text
 from batchyard.vllm_sim.settings import SimSettings
-from batchyard.vllm_sim.testing import RunningSim, running_sim
-from support.services import Caller, file_store_and_runner
+from support.services import Caller
 
-from .conftest import MODEL, chat_line
-
-ENDPOINT = "/v1/chat/completions"
-
-
-class Yard:
-    """Everything a test of a batch's life needs."""
-
-    def __init__(self, sim: RunningSim, caller: Caller, objects: ObjectStore, messaging: Messaging) -> None:
-        self.sim = sim
-        self.call = caller
-        self.objects = objects
-        self.messaging = messaging
-
-    async def batch(self, *lines: bytes, model: str | None = MODEL, **options: Any) -> Batch:
-        file = await self.call.upload(b"\n".join(lines) + b"\n", model=model)
-        batch: Batch = await self.call(CreateBatch(input_file_id=file.id, endpoint=ENDPOINT, **options))
-        return batch
-
-    async def working_objects(self) -> list[str]:
-        return [info.key async for info in self.objects.list("batches/")]
-
-
-@pytest.fixture
-async def open_yard(settings: Settings, messaging: Messaging, tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
-    async with AsyncExitStack() as stack:
-
-        async def opened(sim: SimSettings | None = None, **runner: Any) -> Yard:
-            sim = sim or SimSettings(port=0)
-            running = await stack.enter_async_context(running_sim(sim))
-            config = tmp_path / "config.yaml"
-            entries = [
-                f"  - model_name: {model}\n    litellm_params:\n"
-                f"      model: hosted_vllm/{model}\n      api_base: {running.url}\n"
-                for model in sim.models
-            ]
-            config.write_text("model_list:\n" + "".join(entries))
-            defaults = {"config": config, "shard_lines": 10, "retry_base": 0.01, "cancel_grace": 0.1}
-            await stack.enter_async_context(file_store_and_runner(settings, **{**defaults, **runner}))
-            objects = open_object_store(settings.object_store)
-            stack.push_async_callback(objects.close)
-            caller = Caller(CommandClient(messaging.connection), objects)
-            await caller.ready(CheckFileStore(), CheckBatchRunner())
-            return Yard(running, caller, objects, messaging)
-
-        yield opened
-
-
-def lines(count: int, suffix: str = "") -> list[bytes]:
-    return [chat_line(f"r{index}", f"question {index}{suffix}") for index in range(count)]
+from .conftest import ENDPOINT, MODEL, chat_line, expire_now, lines
 
 
 async def test_every_line_of_a_batch_is_answered_in_order(open_yard: Any) -> None:
@@ -253,13 +196,6 @@ async def test_a_batch_answered_in_full_is_completed_though_its_deadline_has_pas
     await yard.sim.until(lambda state: state.log.total == 5)
     await expire_now(yard, batch)
     assert (await yard.call.ended(batch.id)).status is BatchStatus.COMPLETED
-
-
-async def expire_now(yard: Yard, batch: Batch) -> None:
-    """Bring the deadline forward, as the passing of time would."""
-    records = Records(yard.messaging.js, BATCHES_BUCKET, BatchRecord)
-    key = record_key(yard.call.tenant, decode_id(batch.id).raw)
-    await records.change(key, lambda record: record.model_copy(update={"expires_at": record.created_at}))
 
 
 async def test_a_batch_waits_for_a_fleet_that_is_down(open_yard: Any) -> None:

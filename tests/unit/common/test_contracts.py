@@ -50,7 +50,7 @@ def test_openai_reads_our_file() -> None:
     assert read.model_extra == {}
 
 
-OURS = {"status_reason"}
+OURS = {"retry_of", "status_reason"}
 """What a batch says beyond OpenAI's fields."""
 
 

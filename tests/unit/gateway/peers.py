@@ -19,6 +19,7 @@ from batchyard.common.contracts.batches import (
     CreateBatch,
     GetBatch,
     ListBatches,
+    RetryBatch,
 )
 from batchyard.common.contracts.billing import GetSpend, LedgerPage, SpendGroup, SpendReport, SummarizeSpend
 from batchyard.common.contracts.health import CheckBatchRunner, CheckBilling, CheckHealth, Health
@@ -89,7 +90,7 @@ def _health(service: str) -> Callable[[str, CheckHealth], Any]:
 def batch_runner(recorder: Recorder) -> CommandRouter:
     """The commands of batch-runner."""
     router = CommandRouter("batch-runner")
-    for kind in (CreateBatch, GetBatch, CancelBatch):
+    for kind in (CreateBatch, GetBatch, CancelBatch, RetryBatch):
         router.on(kind, recorder.handler(BATCH))
     router.on(ListBatches, recorder.handler(BatchPage(data=[BATCH], first_id=BATCH.id, last_id=BATCH.id)))
     router.on(ListModels, recorder.handler(MODELS))

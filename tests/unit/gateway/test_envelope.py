@@ -19,7 +19,7 @@ UNKNOWN = [
     ("GET", "/v2/files"),
     ("GET", "/v1/files/"),
     ("GET", "/v1/files/a/b"),
-    ("POST", "/v1/batches/x/retry"),
+    ("POST", "/v1/batches/x/repeat"),
     ("DELETE", "/v1"),
 ]
 NOT_ALLOWED = [
@@ -28,6 +28,7 @@ NOT_ALLOWED = [
     ("DELETE", "/files/x/content", "GET, HEAD"),
     ("DELETE", "/v1/batches/x", "GET"),
     ("GET", "/v1/batches/x/cancel", "POST"),
+    ("GET", "/v1/batches/x/retry", "POST"),
 ]
 
 
@@ -141,7 +142,7 @@ async def test_the_document_describes_every_operation(gateway: Served) -> None:
     }
     assert set(operations) == {
         *("create_file", "list_files", "get_file", "delete_file", "get_file_content"),
-        *("create_batch", "list_batches", "get_batch", "cancel_batch"),
+        *("create_batch", "list_batches", "get_batch", "cancel_batch", "retry_batch"),
         *("list_models", "get_model", "get_spend_logs", "get_spend_summary", "get_liveness", "get_readiness"),
     }
     assert all(operation["tags"] for operation in operations.values())

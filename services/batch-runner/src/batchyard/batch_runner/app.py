@@ -16,6 +16,7 @@ from batchyard.batch_runner.handlers import SERVICE, command_router
 from batchyard.batch_runner.queue import Done, Later, WorkLoop
 from batchyard.batch_runner.reconciler import Reconciler
 from batchyard.batch_runner.results import Results
+from batchyard.batch_runner.retries import Retries
 from batchyard.batch_runner.retry import RetryPolicy
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.steps import Stepper
@@ -67,7 +68,7 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
         }
         async with HealthChecks(SERVICE, checks) as health:
             batches = Batches(store, commands, settings, clock)
-            messaging.broker.include_router(command_router(batches, fleet, health))
+            messaging.broker.include_router(command_router(batches, Retries(store, commands, clock), fleet, health))
             await _work(settings, messaging, stepper, worker, Reconciler(store, settings, clock), stop)
 
 

@@ -58,6 +58,8 @@ class BatchRecord(BaseModel):
     Attributes:
         input_key: The object with the lines: the client's file, from planning on the batch's own copy of it, so that
             the file may be deleted or expire while the batch runs.
+        retry_of: The public ID of the batch whose lines without success these are.
+        retried_key: The object that names them: that batch's error file.
         id_model: The model that the public ID carries: what was known at creation.
         model: The name clients use; found in the lines when it was not known before, None when they name several.
         pool: The pool that serves it, once planned; None in a batch of several models, whose shards have one each.
@@ -77,6 +79,8 @@ class BatchRecord(BaseModel):
     endpoint: str
     input_file_id: str
     input_key: str
+    retry_of: str | None = None
+    retried_key: str | None = None
     id_model: str | None = None
     model: str | None = None
     pool: str | None = None
@@ -314,6 +318,7 @@ def to_batch(
         usage=usage,
         metadata=record.metadata,
         status_reason=reason,
+        retry_of=record.retry_of,
     )
 
 

@@ -14,11 +14,13 @@ from batchyard.batch_runner.batch import BatchRecord, ShardOutcome, announced, r
 from batchyard.batch_runner.shard import ShardTable, decode_table, encode_table, plan_key
 from batchyard.batch_runner.tally import ShardProgress
 from batchyard.batch_runner.tasks import ShardTask, StepTask, encode_task
+from batchyard.batch_runner.unanswered import unanswered_lines
 from batchyard.common import subjects
 from batchyard.common.contracts.batches import BatchStatus
 from batchyard.common.contracts.events import BatchProgress
 from batchyard.common.crash import crash_point
-from batchyard.common.errors import InternalError, ServiceUnavailable
+from batchyard.common.errors import InternalError, NotFound, ServiceUnavailable
+from batchyard.common.ids import decode_id, is_raw_id
 from batchyard.common.messaging.records import MAX_MESSAGE_BYTES, Entry, Records, RevisionConflict
 from batchyard.common.messaging.topology import (
     BATCHES_BUCKET,
@@ -54,6 +56,14 @@ class BatchStore:
     async def get(self, tenant: str, raw_id: str) -> BatchRecord | None:
         entry = await self.records.get(record_key(tenant, raw_id))
         return entry.value if entry else None
+
+    async def find(self, tenant: str, batch_id: str) -> BatchRecord:
+        """The record of a batch by its public ID. Raises NotFound."""
+        raw = decode_id(batch_id).raw
+        record = await self.get(tenant, raw) if is_raw_id("batch", raw) else None
+        if record is None:
+            raise NotFound(f"No batch found with id '{batch_id}'.", param="id")
+        return record
 
     async def change(self, record: BatchRecord, change: Callable[[BatchRecord], BatchRecord]) -> BatchRecord | None:
         """Apply a transition to the record as it is now; None when it is gone."""
@@ -103,9 +113,15 @@ class BatchStore:
         )
 
     async def pin_input(self, record: BatchRecord) -> str:
-        """Copy the input to where only the batch can delete it; the copy's key. Raises ObjectNotFound."""
+        """Copy the input to where only the batch can delete it, of a retry's the lines that it is for; the copy's key.
+
+        Raises ObjectNotFound.
+        """
         key = f"{batch_prefix(record.tenant, record.raw_id)}input"
-        await self.objects.concatenate(key, [record.input_key])
+        if record.retried_key is None:
+            await self.objects.concatenate(key, [record.input_key])
+        else:
+            await self.objects.put(key, unanswered_lines(self.objects, record.input_key, record.retried_key))
         return key
 
     async def amend_progress(

@@ -123,11 +123,7 @@ class Batches:
         return await self._live(changed)
 
     async def _find(self, tenant: str, batch_id: str) -> BatchRecord:
-        raw = _raw(batch_id)
-        record = await self._store.get(tenant, raw)
-        if record is None:
-            raise _no_batch(batch_id)
-        return record
+        return await self._store.find(tenant, batch_id)
 
     async def _live(self, record: BatchRecord) -> Batch:
         if record.status not in (BatchStatus.IN_PROGRESS, BatchStatus.CANCELLING, BatchStatus.FINALIZING):

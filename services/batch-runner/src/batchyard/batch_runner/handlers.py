@@ -2,7 +2,8 @@
 
 from batchyard.batch_runner.batches import Batches
 from batchyard.batch_runner.fleet import Fleet
-from batchyard.common.contracts.batches import CancelBatch, CreateBatch, GetBatch, ListBatches
+from batchyard.batch_runner.retries import Retries
+from batchyard.common.contracts.batches import CancelBatch, CreateBatch, GetBatch, ListBatches, RetryBatch
 from batchyard.common.contracts.health import CheckBatchRunner
 from batchyard.common.contracts.models import ListModels, ModelList
 from batchyard.common.health import HealthChecks
@@ -11,7 +12,7 @@ from batchyard.common.messaging.commands import CommandRouter
 SERVICE = "batch-runner"
 
 
-def command_router(batches: Batches, fleet: Fleet, health: HealthChecks) -> CommandRouter:
+def command_router(batches: Batches, retries: Retries, fleet: Fleet, health: HealthChecks) -> CommandRouter:
     async def list_models(_tenant: str, _command: ListModels) -> ModelList:
         return await fleet.list_models()
 
@@ -20,6 +21,7 @@ def command_router(batches: Batches, fleet: Fleet, health: HealthChecks) -> Comm
     router.on(GetBatch, batches.get)
     router.on(ListBatches, batches.list)
     router.on(CancelBatch, batches.cancel)
+    router.on(RetryBatch, retries.retry)
     router.on(ListModels, list_models)
     router.on(CheckBatchRunner, health.check)
     return router

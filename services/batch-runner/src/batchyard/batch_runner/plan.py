@@ -21,7 +21,7 @@ from batchyard.common.contracts.batches import BatchProblem
 from batchyard.common.objects import ObjectStore
 
 _NEWLINES = re.compile(rb"\n+")
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +114,8 @@ class Planner:
         return self._verdict()
 
     async def _take(self, line: RawLine) -> None:
-        if line.number == 1 and line.text.startswith(_BOM):
-            line = RawLine(1, line.offset + len(_BOM), line.end, line.text[len(_BOM) :], line.size - len(_BOM))
+        if line.number == 1 and line.text.startswith(BOM):
+            line = RawLine(1, line.offset + len(BOM), line.end, line.text[len(BOM) :], line.size - len(BOM))
         if not line.text.strip(BLANK):
             return
         self._requests += 1

@@ -92,8 +92,8 @@ class Stepper:
         planner = Planner(self._settings, rules, record.id_model, self._fleet.pool_for)
         try:
             pinned = await self._store.pin_input(record)
-        except ObjectNotFound:
-            return await self._reject(record, (_input_gone(record),))
+        except ObjectNotFound as error:
+            return await self._reject(record, (_file_gone(record, error.key),))
         crash_point("input.pinned")
         plan = await planner.plan(self._store.objects, pinned)
         if not isinstance(plan, Plan):
@@ -242,7 +242,13 @@ def _uuid() -> str:
     return new_raw_id("file").removeprefix("file-")
 
 
-def _input_gone(record: BatchRecord) -> BatchProblem:
+def _file_gone(record: BatchRecord, key: str) -> BatchProblem:
+    if key == record.retried_key:
+        return BatchProblem(
+            code="file_not_found",
+            message=f"The error file of batch '{record.retry_of}' was deleted before it could be read.",
+            param="retry_of",
+        )
     return BatchProblem(
         code="file_not_found",
         message=f"The input file '{record.input_file_id}' was deleted before the batch could read it.",

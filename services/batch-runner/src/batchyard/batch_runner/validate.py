@@ -112,16 +112,20 @@ def normal_path(url: str) -> str:
     return url if url.startswith("/v1/") else f"/v1{url}"
 
 
+def id_digest(custom_id: str) -> bytes:
+    """16 bytes that stand for a custom_id, so that the IDs of a million lines fit into memory."""
+    return hashlib.blake2b(custom_id.encode(errors="surrogatepass"), digest_size=16).digest()
+
+
 class SeenIds:
-    """Tells whether a custom_id came before: 16 bytes of digest each, so that a file of a million lines fits."""
+    """Tells whether a custom_id came before."""
 
     def __init__(self) -> None:
         self._digests: set[bytes] = set()
 
     def is_new(self, custom_id: str) -> bool:
-        digest = hashlib.blake2b(custom_id.encode(errors="surrogatepass"), digest_size=16).digest()
         before = len(self._digests)
-        self._digests.add(digest)
+        self._digests.add(id_digest(custom_id))
         return len(self._digests) > before
 
 

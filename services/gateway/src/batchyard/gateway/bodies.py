@@ -37,10 +37,11 @@ async def body_chunks(request: Request, read_timeout: float) -> AsyncGenerator[b
             yield chunk
 
 
-async def read_body(request: Request, *, max_bytes: int, read_timeout: float) -> bytes:
+async def read_body(request: Request, *, max_bytes: int, read_timeout: float, may_be_empty: bool = False) -> bytes:
     """A whole small body.
 
     Raises:
+        InvalidRequest: There is none, and there has to be one.
         PayloadTooLarge: It has more than `max_bytes`.
         RequestTimeout, ClientDisconnect: See `body_chunks`.
     """
@@ -53,6 +54,6 @@ async def read_body(request: Request, *, max_bytes: int, read_timeout: float) ->
             body += chunk
             if len(body) > max_bytes:
                 raise too_large
-    if not body:
+    if not body and not may_be_empty:
         raise InvalidRequest("The request body is empty; expected a JSON object.", code="invalid_json")
     return bytes(body)

@@ -7,10 +7,10 @@ from pydantic import BaseModel
 from batchyard.common.contracts.files import UPLOAD_PURPOSES
 
 
-def json_body(model: type[BaseModel]) -> dict[str, Any]:
+def json_body(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
     """`openapi_extra` for a route that takes `model` as JSON."""
     schema = model.model_json_schema()
-    return _body("application/json", _inlined(schema, schema.pop("$defs", {})))
+    return _body("application/json", _inlined(schema, schema.pop("$defs", {})), required=required)
 
 
 def upload_body() -> dict[str, Any]:
@@ -33,8 +33,8 @@ def upload_body() -> dict[str, Any]:
     )
 
 
-def _body(content_type: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": {content_type: {"schema": schema}}}}
+def _body(content_type: str, schema: dict[str, Any], *, required: bool = True) -> dict[str, Any]:
+    return {"requestBody": {"required": required, "content": {content_type: {"schema": schema}}}}
 
 
 def _inlined(value: Any, definitions: dict[str, Any]) -> Any:

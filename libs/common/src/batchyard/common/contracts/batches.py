@@ -115,7 +115,8 @@ class BatchErrors(Contract):
 class Batch(Contract):
     """The Batch object of the API. Times are Unix seconds; what has not happened is null.
 
-    `status_reason` is Batchyard's own: why a batch in progress does not move, null while it does.
+    Two members are Batchyard's own. `status_reason`: why a batch in progress does not move, null while it does.
+    `retry_of`: the ID of the batch whose lines without success this one sends again, null for any other batch.
     """
 
     id: str
@@ -141,6 +142,7 @@ class Batch(Contract):
     usage: Usage | None = None
     metadata: dict[str, str] | None = None
     status_reason: str | None = None
+    retry_of: str | None = None
 
 
 class BatchPage(Contract):
@@ -186,6 +188,22 @@ class ListBatches(Command[BatchPage]):
 
     limit: int = Field(default=20, ge=0, le=BATCH_LIST_MAX)
     after: str | None = None
+
+
+class RetryBatch(Command[Batch]):
+    """Start a batch over those lines of an ended one that have no success: the lines that its error file names.
+
+    What is not given is as the ended batch had it.
+    """
+
+    noun: ClassVar = "batches"
+    verb: ClassVar = "retry"
+    result: ClassVar = Batch
+
+    batch_id: str
+    completion_window: str | None = Field(default=None, max_length=16)
+    metadata: dict[MetadataKey, MetadataValue] | None = Field(default=None, max_length=METADATA_PAIRS)
+    key_alias: str | None = Field(default=None, max_length=512)
 
 
 class CancelBatch(Command[Batch]):

@@ -1,0 +1,29 @@
+"""The failed requests of a batch once more, which OpenAI's API does not have."""
+
+from fastapi import APIRouter, Request
+
+from batchyard.common.contracts.batches import Batch, RetryBatch
+from batchyard.gateway.bodies import read_body
+from batchyard.gateway.caller import TheCaller
+from batchyard.gateway.request_bodies import json_body
+from batchyard.gateway.retry_request import RetryRequest, parse_retry_request
+
+router = APIRouter(tags=["Batches"])
+
+
+@router.post("/batches/{batch_id}/retry", openapi_extra=json_body(RetryRequest, required=False))
+async def retry_batch(batch_id: str, request: Request, caller: TheCaller) -> Batch:
+    """Start a new batch over the requests of an ended one that did not succeed."""
+    settings = caller.gateway.settings
+    body = await read_body(
+        request, max_bytes=settings.max_body_bytes, read_timeout=settings.read_timeout, may_be_empty=True
+    )
+    wanted = parse_retry_request(body)
+    return await caller.call(
+        RetryBatch(
+            batch_id=batch_id,
+            completion_window=wanted.completion_window,
+            metadata=wanted.metadata,
+            key_alias=caller.identity.key_alias,
+        )
+    )
