@@ -132,6 +132,33 @@ def test_a_batch_can_be_cancelled(client: OpenAI, tmp_path: Path) -> None:
         client.batches.cancel(batch.id)
 
 
+def test_failed_lines_are_retried_and_results_merged(client: OpenAI, tmp_path: Path) -> None:
+    """Calls that OpenAI does not have, made with the client's own means, under its strict validation."""
+    path = tmp_path / "some.jsonl"
+    faults = ["", " [[fault:status=400,times=1]]", "", " [[fault:status=400]]"]
+    bodies = [
+        {"model": MODEL, "messages": [{"role": "user", "content": f"retry me {n}{fault}"}]}
+        for n, fault in enumerate(faults)
+    ]
+    order = {"method": "POST", "url": "/v1/chat/completions"}
+    path.write_text(
+        "\n".join(json.dumps({"custom_id": f"r{n}", "body": body, **order}) for n, body in enumerate(bodies))
+    )
+    uploaded = client.files.create(file=path, purpose="batch", extra_headers=HEADERS)
+    batch = client.batches.create(input_file_id=uploaded.id, endpoint="/v1/chat/completions", completion_window="24h")
+    with pytest.raises(openai.ConflictError):
+        client.get(f"/batches/{batch.id}/results", cast_to=str)
+    batch = ended(client, batch.id)
+    merged = client.get(f"/batches/{batch.id}/results", cast_to=str).splitlines()
+    assert [json.loads(line)["custom_id"] for line in merged] == ["r0", "r1", "r2", "r3"]
+    retry = ended(client, client.post(f"/batches/{batch.id}/retry", cast_to=Batch).id)
+    assert retry.request_counts is not None
+    assert (retry.request_counts.completed, retry.request_counts.failed) == (1, 1)
+    assert (retry.to_dict()["retry_of"], batch.to_dict()["retry_of"]) == (batch.id, None)
+    failed = client.get(f"/batches/{retry.id}/results", cast_to=str, options={"params": {"status": "failed"}})
+    assert [json.loads(line)["custom_id"] for line in failed.splitlines()] == ["r3"]
+
+
 def test_a_wrong_key_is_an_authentication_error(base_url: str) -> None:
     with (
         OpenAI(base_url=f"{base_url}/v1", api_key="sk-wrong-key-0000", max_retries=0) as client,

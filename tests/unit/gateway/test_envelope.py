@@ -29,6 +29,7 @@ NOT_ALLOWED = [
     ("DELETE", "/v1/batches/x", "GET"),
     ("GET", "/v1/batches/x/cancel", "POST"),
     ("GET", "/v1/batches/x/retry", "POST"),
+    ("POST", "/v1/batches/x/results", "GET, HEAD"),
 ]
 
 
@@ -142,7 +143,7 @@ async def test_the_document_describes_every_operation(gateway: Served) -> None:
     }
     assert set(operations) == {
         *("create_file", "list_files", "get_file", "delete_file", "get_file_content"),
-        *("create_batch", "list_batches", "get_batch", "cancel_batch", "retry_batch"),
+        *("create_batch", "list_batches", "get_batch", "cancel_batch", "retry_batch", "get_batch_results"),
         *("list_models", "get_model", "get_spend_logs", "get_spend_summary", "get_liveness", "get_readiness"),
     }
     assert all(operation["tags"] for operation in operations.values())

@@ -48,16 +48,21 @@ async def download_file(request: Request, caller: Caller, file_id: str) -> Respo
         headers |= {"content-range": wanted.content_range, "content-length": str(wanted.length)}
     else:
         headers |= {"content-length": str(download.file.bytes)}
-    return _ContentResponse(first, chunks, 206 if wanted else 200, headers)
+    return ContentResponse(first, chunks, 206 if wanted else 200, headers)
 
 
-class _ContentResponse(StreamingResponse):
+class ContentResponse(StreamingResponse):
     """Chunks from the store; the store's file or connection is freed however the response ends."""
 
     def __init__(
-        self, first: bytes, rest: AsyncGenerator[bytes, None], status_code: int, headers: dict[str, str]
+        self,
+        first: bytes,
+        rest: AsyncGenerator[bytes, None],
+        status_code: int,
+        headers: dict[str, str],
+        media_type: str = _MEDIA_TYPE,
     ) -> None:
-        super().__init__(self._chunks(first), status_code, headers, _MEDIA_TYPE)
+        super().__init__(self._chunks(first), status_code, headers, media_type)
         self._rest = rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
