@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from uuid_utils import uuid7
 
+from batchyard.batch_runner import worker
 from batchyard.batch_runner.batch import BatchRecord, finalizing, record_key
 from batchyard.batch_runner.tally import ShardProgress
 from batchyard.common import subjects
@@ -216,6 +217,22 @@ async def test_a_batch_says_why_it_does_not_move(open_yard: Any) -> None:
     stuck = await yard.call.until(batch.id, lambda batch: batch.status_reason is not None)
     assert stuck.status is BatchStatus.IN_PROGRESS
     assert stuck.status_reason == f"No server of the model '{MODEL}' answers. The requests wait for one; none is lost."
+    yard.sim.state.healthy = True
+    assert (await yard.call.ended(batch.id)).status_reason is None
+
+
+async def test_a_checkpoint_does_not_take_back_why_a_batch_does_not_move(
+    open_yard: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_LOOK_SECONDS", 0.02)
+    yard = await open_yard(SimSettings(port=0, base_latency=0.02), max_parallel_requests=1, flush_interval=1.5)
+    batch = await yard.batch(*lines(10))
+    await yard.sim.until(lambda state: state.log.total == 5)
+    yard.sim.state.healthy = False
+    stuck = await yard.call.until(batch.id, lambda batch: batch.status_reason is not None)
+    assert stuck.request_counts.completed == 0, "the first answers are in no checkpoint yet"
+    stuck = await yard.call.until(batch.id, lambda batch: batch.request_counts.completed > 0)
+    assert stuck.status_reason is not None
     yard.sim.state.healthy = True
     assert (await yard.call.ended(batch.id)).status_reason is None
 

@@ -96,7 +96,7 @@ class ShardRun:
         self.shard = shard.shard
         self.pool = shard.pool
         self.model_names = shard.model_names
-        self.told_waiting = False
+        self.waits_for: str | None = None  # the model whose servers are down, as was told last
         self._tally = Tally()
         self._stored: list[str] = []  # segments whose results are not in memory
         self._kept: list[Result] = []  # results in segments that are in memory too

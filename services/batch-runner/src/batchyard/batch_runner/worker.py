@@ -100,11 +100,11 @@ class Worker:
     async def _tell_waiting(self, record: BatchRecord) -> None:
         """Say of the shards that are run here that they wait for a server, and when they no longer do."""
         for run in tuple(self._running.get(record.raw_id, ())):
-            is_down = self._fleet.pools[run.pool].is_down
-            if run.told_waiting is not is_down:
-                run.told_waiting = is_down
-                change = {"waits_for": run.model_names if is_down else None}
+            waits_for = run.model_names if self._fleet.pools[run.pool].is_down else None
+            if run.waits_for != waits_for:
+                change = {"waits_for": waits_for}
                 await self._store.amend_progress(record, run.shard, partial(ShardProgress.model_copy, update=change))
+                run.waits_for = waits_for
 
     def shut_down(self) -> None:
         """Leave every shard to other runners, with what it has got so far."""
@@ -118,7 +118,9 @@ class Worker:
         pool = self._fleet.pools[shard_to_run.pool]
 
         async def report(progress: ShardProgress) -> None:
-            await self._store.report_progress(record, shard, progress)
+            # A checkpoint of the last answers before an outage does not take back that the rest waits.
+            told = progress.model_copy(update={"waits_for": run.waits_for})
+            await self._store.report_progress(record, shard, told)
 
         run = ShardRun(
             shard_to_run,
