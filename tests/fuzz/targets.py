@@ -4,7 +4,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from batchyard.batch_runner.lines import body_for, one_line_json, read_answer, read_request
+from batchyard.batch_runner.lines import body_for, named_model, one_line_json, read_answer, read_request
 from batchyard.batch_runner.plan import raw_lines
 from batchyard.batch_runner.validate import LineRules, check_line
 from batchyard.common import subjects
@@ -26,6 +26,8 @@ def line(data: bytes) -> None:
         return
     request = read_request(data)
     assert json.loads(bytes(request.custom_id)) == checked.custom_id
+    if checked.model is not None:
+        assert named_model(request) == checked.model
     sent = json.loads(body_for(request, "another"))
     assert sent == {**json.loads(bytes(request.body)), "model": "another"}
 
