@@ -43,7 +43,7 @@ async def test_the_address_of_one_server_is_configuration_enough(yard: Yard, tmp
 @pytest.mark.timeout(120)
 async def test_batches_of_several_models_run_at_once(yard: Yard, tmp_path: Path) -> None:
     models = ["alpha", "beta/chat", "gamma v2"]
-    sims = [await yard.sim(models=(model,), base_latency=0.2) for model in models]
+    sims = [await yard.sim(models=(model,), base_latency=1.0) for model in models]
     config = tmp_path / "fleet.yaml"
     entries = [
         {"model_name": model, "litellm_params": {"model": f"hosted_vllm/{model}", "api_base": sim.url}}
