@@ -22,7 +22,7 @@ _SERVER_ERROR = 500
 
 
 class PatientSystem(System):
-    """Spoken to as the SDKs do it: what got no answer, or was answered 5xx, is asked again."""
+    """Spoken to as the SDKs do it: what got no answer, or was answered 5xx, is asked again, and says so."""
 
     async def call(self, method: str, path: str, **options: Any) -> Any:
         response = await self.ask(method, path, **options)
@@ -30,12 +30,15 @@ class PatientSystem(System):
         return response.json()
 
     async def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+        headers, retries = options.pop("headers", {}), 0
         async with asyncio.timeout(30):
             while True:
+                said = {**headers, "x-stainless-retry-count": str(retries)}
                 with suppress(httpx.TransportError):
-                    response = await self.http.request(method, f"{self.stack.url}/v1{path}", **options)
+                    response = await self.http.request(method, f"{self.stack.url}/v1{path}", headers=said, **options)
                     if response.status_code < _SERVER_ERROR:
                         return response
+                retries += 1
                 await asyncio.sleep(0.1)
 
 

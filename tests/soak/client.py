@@ -42,10 +42,12 @@ class Client:
         Raises:
             Refused: The answer is a 4xx.
         """
-        wait = _FIRST_WAIT
+        wait, sent = _FIRST_WAIT, 0
+        headers = options.pop("headers", {})
         while True:
+            said = {**headers, "x-stainless-retry-count": str(sent)}
             try:
-                response = await self.http.request(method, f"{self.url}{path}", **options)
+                response = await self.http.request(method, f"{self.url}{path}", headers=said, **options)
             except httpx.TransportError:
                 pass
             else:
@@ -54,6 +56,7 @@ class Client:
                 if response.status_code < 500 and response.status_code not in _RETRIED:
                     raise Refused(f"{method} {path}", response.status_code, response.text)
             self.retries += 1
+            sent += 1
             await asyncio.sleep(wait)
             wait = min(wait * 2, _LONGEST_WAIT)
 
@@ -61,7 +64,7 @@ class Client:
         return (await self.request(method, path, **options)).json()
 
     async def submit(self, batch: PlannedBatch) -> Any:
-        """Upload the input and start the batch; a request that is sent again may make a second file or batch."""
+        """Upload the input and start the batch; a request that is sent again may make a second file."""
         headers = {"x-litellm-model": batch.model.name} if batch.names_model else {}
         file = await self.json(
             "POST",

@@ -135,3 +135,47 @@ async def expire_now(yard: Yard, batch: Batch) -> None:
     records = Records(yard.messaging.js, BATCHES_BUCKET, BatchRecord)
     key = record_key(yard.call.tenant, decode_id(batch.id).raw)
     await records.change(key, lambda record: record.model_copy(update={"expires_at": record.created_at}))
+
+
+@dataclass
+class Office:
+    """File-store and batch-runner before a fleet that never answers: batches are made and planned, and wait."""
+
+    call: Caller
+    objects: ObjectStore
+    messaging: Messaging
+
+    def caller(self, tenant: str) -> Caller:
+        return Caller(CommandClient(self.messaging.connection), self.objects, tenant)
+
+    async def keys(self) -> list[str]:
+        """What lies in the object store for files."""
+        return sorted([info.key async for info in self.objects.list("files/")])
+
+
+@pytest.fixture
+async def open_office(settings: Settings, messaging: Messaging, tmp_path: Path) -> AsyncIterator[Callable[..., object]]:
+    """Opens an office: `await open_office(validation_slots=1)`."""
+    async with AsyncExitStack() as stack:
+
+        async def opened(**runner: object) -> Office:
+            config = tmp_path / "config.yaml"
+            config.write_text(
+                f"model_list:\n  - model_name: {MODEL}\n    litellm_params:\n"
+                f"      model: hosted_vllm/{MODEL}\n      api_base: http://127.0.0.1:9\n"
+            )
+            defaults = {"config": config, "shutdown_grace": 0, "cancel_grace": 0}
+            await stack.enter_async_context(file_store_and_runner(settings, **{**defaults, **runner}))
+            objects = open_object_store(settings.object_store)
+            stack.push_async_callback(objects.close)
+            caller = Caller(CommandClient(messaging.connection), objects)
+            await caller.ready(CheckFileStore(), CheckBatchRunner())
+            return Office(caller, objects, messaging)
+
+        yield opened
+
+
+@pytest.fixture
+async def office(open_office: Callable[..., object]) -> Office:
+    opened: Office = await open_office()  # type: ignore[misc]
+    return opened

@@ -3,6 +3,7 @@
 The recording ones answer real commands over a real NATS: they are peers of the protocol, not mocks of our code.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -15,11 +16,13 @@ from batchyard.common.contracts.batches import (
     Batch,
     BatchPage,
     BatchStatus,
+    BatchValidation,
     CancelBatch,
     CreateBatch,
     GetBatch,
     ListBatches,
     RetryBatch,
+    ValidateBatch,
 )
 from batchyard.common.contracts.billing import GetSpend, LedgerPage, SpendGroup, SpendReport, SummarizeSpend
 from batchyard.common.contracts.health import CheckBatchRunner, CheckBilling, CheckHealth, Health
@@ -37,6 +40,7 @@ BATCH = Batch(
     status=BatchStatus.VALIDATING,
     created_at=1_700_000_000,
 )
+VALIDATION = BatchValidation(valid=True, endpoint="/v1/chat/completions", input_file_id="file-1")
 MODELS = ModelList(
     data=[
         Model(id="llama", created=1, owned_by="vllm"),
@@ -55,6 +59,7 @@ NO_SPEND = SpendGroup(
 REPORT = SpendReport(currency="USD", group_by="model", data=[], total=NO_SPEND)
 
 Answer = BaseModel | ApiError
+_TOO_LATE = 1.0
 
 
 @dataclass
@@ -63,6 +68,11 @@ class Recorder:
 
     asked: list[tuple[str, Command[Any]]] = field(default_factory=list)
     answers: dict[type[Command[Any]], Answer] = field(default_factory=dict)
+    held: dict[type[Command[Any]], int] = field(default_factory=dict)
+
+    def hold(self, kind: type[Command[Any]], times: int) -> None:
+        """Answer the next commands of `kind` only when nobody waits any more."""
+        self.held[kind] = times
 
     def only(self, kind: type[C]) -> C:
         """The one command of `kind` that came."""
@@ -72,6 +82,9 @@ class Recorder:
     def handler(self, default: Answer) -> Callable[[str, Any], Any]:
         async def answer(tenant: str, command: Any) -> Any:
             self.asked.append((tenant, command))
+            if self.held.get(type(command), 0):
+                self.held[type(command)] -= 1
+                await asyncio.sleep(_TOO_LATE)
             given = self.answers.get(type(command), default)
             if isinstance(given, ApiError):
                 raise given
@@ -92,6 +105,7 @@ def batch_runner(recorder: Recorder) -> CommandRouter:
     router = CommandRouter("batch-runner")
     for kind in (CreateBatch, GetBatch, CancelBatch, RetryBatch):
         router.on(kind, recorder.handler(BATCH))
+    router.on(ValidateBatch, recorder.handler(VALIDATION))
     router.on(ListBatches, recorder.handler(BatchPage(data=[BATCH], first_id=BATCH.id, last_id=BATCH.id)))
     router.on(ListModels, recorder.handler(MODELS))
     router.on(CheckBatchRunner, _health("batch-runner"))

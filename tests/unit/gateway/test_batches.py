@@ -18,7 +18,9 @@ WISH = {"input_file_id": "file-1", "endpoint": "/v1/chat/completions", "completi
 async def test_a_batch_is_created_for_the_tenant_and_the_key(gateway: Served, recorder: Recorder, prefix: str) -> None:
     response = await gateway.http.post(f"{prefix}/batches", json=WISH)
     assert (response.status_code, response.json()) == (200, BATCH.model_dump(mode="json"))
-    assert recorder.asked == [("default", CreateBatch(**WISH, key_alias="master"))]
+    command = recorder.only(CreateBatch)
+    assert command == CreateBatch(**WISH, key_alias="master", attempt=command.attempt)
+    assert [tenant for tenant, _ in recorder.asked] == ["default"]
 
 
 async def test_everything_that_is_said_reaches_the_runner(gateway: Served, recorder: Recorder) -> None:

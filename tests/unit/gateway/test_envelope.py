@@ -157,5 +157,6 @@ async def test_the_document_describes_bodies_that_fastapi_does_not_read(gateway:
     form = paths["/v1/files"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert form["required"] == ["file", "purpose"]
     wish = paths["/v1/batches"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert wish["required"] == ["input_file_id", "endpoint", "completion_window"]
+    assert wish["required"] == ["endpoint", "completion_window"]
+    assert {"input_file_id", "requests", "dry_run"} <= set(wish["properties"])
     assert "$ref" not in str(wish)

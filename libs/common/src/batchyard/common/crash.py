@@ -13,6 +13,7 @@ VARIABLE = "BATCHYARD_CRASH_AT"
 POINTS = (
     "file.stored",  # create file: bytes are there, the record is not
     "file.recorded",  # create file: the record is there, the reply is not
+    "batch.claimed",  # create batch: it is known which batch the wish stands for, the batch is not there
     "batch.recorded",  # create batch: the record is there, its first step is not queued
     "input.pinned",  # plan: the input is copied
     "table.written",  # plan: the shard table is written, the record does not name it

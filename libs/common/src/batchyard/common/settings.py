@@ -35,6 +35,9 @@ class Settings(BaseSettings):
         ge=1,
         description="seconds without a sign of life after which a shard or step goes to another runner",
     )
+    idempotency_max_age: float = Field(
+        default=86_400, ge=1, description="seconds for which the Idempotency-Key of a new batch is remembered"
+    )
     events_max_age: float = Field(default=30 * 86_400, gt=0, description="seconds for which events are kept")
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"

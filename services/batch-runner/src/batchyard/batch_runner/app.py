@@ -11,6 +11,9 @@ from nats.aio.msg import Msg
 from batchyard.batch_runner.attempt import Attempts
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.batches import Batches
+from batchyard.batch_runner.claims import Claims
+from batchyard.batch_runner.creation import Creation
+from batchyard.batch_runner.dry_run import DryRun
 from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.handlers import SERVICE, command_router
 from batchyard.batch_runner.queue import Done, Later, WorkLoop
@@ -67,8 +70,11 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
             "object_store": objects.check,
         }
         async with HealthChecks(SERVICE, checks) as health:
-            batches = Batches(store, commands, settings, clock)
-            messaging.broker.include_router(command_router(batches, Retries(store, commands, clock), fleet, health))
+            batches = Batches(store, clock)
+            creation = Creation(store, Claims(messaging.js), batches, commands, clock)
+            dry_run = DryRun(objects, fleet, commands, settings)
+            retries = Retries(store, commands, clock)
+            messaging.broker.include_router(command_router(batches, creation, dry_run, retries, fleet, health))
             await _work(settings, messaging, stepper, worker, Reconciler(store, settings, clock), stop)
 
 

@@ -236,13 +236,18 @@ def finalizing(record: BatchRecord, now: int, ending: Ending, output_uuid: str, 
     )
 
 
-def cancel_requested(record: BatchRecord, now: int, output_uuid: str, error_uuid: str) -> BatchRecord:
+def cancel_requested(
+    record: BatchRecord, now: int, output_uuid: str, error_uuid: str, *, again: bool = False
+) -> BatchRecord:
     """A client does not want the rest. Asking again while it is being done is fine.
+
+    Args:
+        again: Whether the client repeats itself because it got no answer: then a batch that is cancelled is its doing.
 
     Raises:
         Conflict: The batch has ended, or its results are being put together.
     """
-    if record.status is BatchStatus.CANCELLING:
+    if record.status is BatchStatus.CANCELLING or (again and record.status is BatchStatus.CANCELLED):
         return record
     if record.status not in (BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS):
         raise Conflict(f"Cannot cancel a batch with status '{record.status}'.")

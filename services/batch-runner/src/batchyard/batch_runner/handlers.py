@@ -1,9 +1,18 @@
 """The commands this service answers."""
 
 from batchyard.batch_runner.batches import Batches
+from batchyard.batch_runner.creation import Creation
+from batchyard.batch_runner.dry_run import DryRun
 from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.retries import Retries
-from batchyard.common.contracts.batches import CancelBatch, CreateBatch, GetBatch, ListBatches, RetryBatch
+from batchyard.common.contracts.batches import (
+    CancelBatch,
+    CreateBatch,
+    GetBatch,
+    ListBatches,
+    RetryBatch,
+    ValidateBatch,
+)
 from batchyard.common.contracts.health import CheckBatchRunner
 from batchyard.common.contracts.models import ListModels, ModelList
 from batchyard.common.health import HealthChecks
@@ -12,12 +21,15 @@ from batchyard.common.messaging.commands import CommandRouter
 SERVICE = "batch-runner"
 
 
-def command_router(batches: Batches, retries: Retries, fleet: Fleet, health: HealthChecks) -> CommandRouter:
+def command_router(
+    batches: Batches, creation: Creation, dry_run: DryRun, retries: Retries, fleet: Fleet, health: HealthChecks
+) -> CommandRouter:
     async def list_models(_tenant: str, _command: ListModels) -> ModelList:
         return await fleet.list_models()
 
     router = CommandRouter(SERVICE)
-    router.on(CreateBatch, batches.create)
+    router.on(CreateBatch, creation.create)
+    router.on(ValidateBatch, dry_run.validate)
     router.on(GetBatch, batches.get)
     router.on(ListBatches, batches.list)
     router.on(CancelBatch, batches.cancel)

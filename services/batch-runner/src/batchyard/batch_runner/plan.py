@@ -107,11 +107,20 @@ class Planner:
     async def plan(self, store: ObjectStore, key: str) -> Plan | Rejection:
         """Read the object `key` and say what there is to run."""
         async with aclosing(store.get(key)) as chunks:
-            async for line in raw_lines(chunks, self._settings.max_line_bytes):
-                await self._take(line)
-                if len(self._problems) >= MAX_PROBLEMS:
-                    break
+            return await self.plan_chunks(chunks)
+
+    async def plan_chunks(self, chunks: AsyncIterator[bytes]) -> Plan | Rejection:
+        """Read lines as they come and say what there is to run."""
+        async for line in raw_lines(chunks, self._settings.max_line_bytes):
+            await self._take(line)
+            if len(self._problems) >= MAX_PROBLEMS:
+                break
         return self._verdict()
+
+    @property
+    def requests(self) -> int:
+        """How many requests have been read so far."""
+        return self._requests
 
     async def _take(self, line: RawLine) -> None:
         if line.number == 1 and line.text.startswith(BOM):

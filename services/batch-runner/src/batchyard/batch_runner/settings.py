@@ -17,6 +17,9 @@ class RunnerSettings(Settings):
         default=False, description="whether a batch for which no model was given may name several in its lines"
     )
 
+    validation_timeout: float = Field(default=300.0, gt=0, description="seconds that a dry run may take")
+    validation_slots: int = Field(default=2, ge=1, description="dry runs that this process reads at a time")
+
     shard_lines: int = Field(default=500, ge=1, description="lines in one shard at most")
     shard_bytes: int = Field(default=4 * MIB, ge=1024, description="bytes after which a shard is closed")
     shard_window: int = Field(default=16, ge=1, description="shards of one batch queued or running at a time")

@@ -18,6 +18,7 @@ from batchyard.common.service import Serve, open_messaging, open_objects, read_c
 from batchyard.gateway.auth import Keyring
 from batchyard.gateway.error_handlers import EXCEPTION_HANDLERS
 from batchyard.gateway.errors import ErrorEnvelope
+from batchyard.gateway.failed_creates import FailedCreates
 from batchyard.gateway.gateway import Gateway
 from batchyard.gateway.request_context import RequestContext
 from batchyard.gateway.routes import batch_results, batches, files, health, models, retries, spend
@@ -63,13 +64,16 @@ async def open_gateway(settings: GatewaySettings, config: Config) -> AsyncIterat
             SERVICE, {"nats": messaging.check, "object_store": objects.check}, settings.health_timeout
         ) as health,
     ):
+        clock = SystemClock()
         yield Gateway(
             commands=CommandClient(messaging.connection, settings.command_timeout),
             objects=objects,
             health=health,
             keyring=Keyring(config.master_key),
             settings=settings,
-            clock=SystemClock(),
+            clock=clock,
+            failed_creates=FailedCreates(clock),
+            inline_slots=asyncio.Semaphore(settings.inline_slots),
         )
 
 

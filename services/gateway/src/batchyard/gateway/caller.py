@@ -24,9 +24,9 @@ class Caller:
     identity: Identity
     gateway: Gateway
 
-    async def call(self, command: Command[R]) -> R:
-        """The result of a command, done for the caller's tenant. Raises ApiError."""
-        return await self.gateway.commands.call(self.identity.tenant, command)
+    async def call(self, command: Command[R], timeout: float | None = None) -> R:
+        """The result of a command, done for the caller's tenant, within `timeout` seconds. Raises ApiError."""
+        return await self.gateway.commands.call(self.identity.tenant, command, timeout)
 
 
 async def gateway_of(request: Request) -> Gateway:

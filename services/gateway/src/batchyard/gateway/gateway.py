@@ -1,5 +1,6 @@
 """What a request finds in the gateway: the services behind it, the store, the keys, the limits."""
 
+import asyncio
 from dataclasses import dataclass
 
 from batchyard.common.clock import Clock
@@ -7,6 +8,7 @@ from batchyard.common.health import HealthChecks
 from batchyard.common.messaging.commands import CommandClient
 from batchyard.common.objects import ObjectStore
 from batchyard.gateway.auth import Keyring
+from batchyard.gateway.failed_creates import FailedCreates
 from batchyard.gateway.settings import GatewaySettings
 
 
@@ -20,3 +22,5 @@ class Gateway:
     keyring: Keyring
     settings: GatewaySettings
     clock: Clock
+    failed_creates: FailedCreates
+    inline_slots: asyncio.Semaphore

@@ -26,8 +26,13 @@ class GatewaySettings(Settings):
     max_form_fields: int = Field(default=64, ge=1)
     max_form_field_bytes: int = Field(default=64 * KIB, ge=1)
     max_body_bytes: int = Field(default=MIB, ge=1, description="of a request that is not an upload")
+    max_inline_body_bytes: int = Field(
+        default=8 * MIB, ge=1, description="of a request that brings the lines of a batch along"
+    )
+    inline_slots: int = Field(default=2, ge=1, description="such requests that are taken apart at a time")
 
     command_timeout: float = Field(default=DEFAULT_TIMEOUT, gt=0)
+    validation_timeout: float = Field(default=300.0, gt=0, description="for a dry run, which reads the whole input")
     health_timeout: float = Field(default=2.0, gt=0, description="for each service to say how it is")
     read_timeout: float = Field(default=60.0, gt=0, description="between two chunks of a request's body")
     keep_alive_timeout: int = Field(default=75, ge=1, description="for which an idle connection stays open")

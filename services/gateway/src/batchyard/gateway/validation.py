@@ -20,6 +20,7 @@ _EXPECTED = {
     "dict_type": "an object",
     "model_type": "an object",
     "list_type": "an array",
+    "bool_type": "a boolean",
 }
 
 
@@ -121,6 +122,15 @@ def _too_many(error: Finding, param: str) -> InvalidRequest:
     )
 
 
+def _too_few(error: Finding, param: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"Invalid '{param}': empty array. Expected an array with minimum length {error['ctx']['min_length']}, but got "
+        "an empty array instead.",
+        param=param,
+        code="empty_array",
+    )
+
+
 def _invalid_key(error: Finding, param: str) -> InvalidRequest:
     owner = param.rpartition(".")[0]
     return InvalidRequest(
@@ -152,6 +162,7 @@ _DESCRIBERS: dict[str, Callable[[Finding, str], InvalidRequest]] = {
     "string_too_long": _too_long,
     "string_too_short": _too_short,
     "too_long": _too_many,
+    "too_short": _too_few,
     "literal_error": _unsupported,
     REFUSED: _refused,
 }

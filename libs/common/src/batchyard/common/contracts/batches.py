@@ -3,16 +3,21 @@
 Source of the object: https://platform.openai.com/docs/api-reference/batch/object
 """
 
+import hashlib
+import json
 from enum import StrEnum
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from batchyard.common.contracts.base import Command, Contract
 from batchyard.common.contracts.files import ExpiresAfter
 
 BATCH_LIST_MAX = 100
 METADATA_PAIRS = 16
+IDEMPOTENCY_KEY_CHARACTERS = 255
+RETRY_WINDOW = 120.0
+"""Seconds for which a client that names no key may try to create the same batch again: longer than any SDK does."""
 
 MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
@@ -153,24 +158,89 @@ class BatchPage(Contract):
     has_more: bool = False
 
 
-class CreateBatch(Command[Batch]):
-    """Start a batch over a file of purpose `batch`.
+class Attempt(Contract):
+    """One try at creating a batch, by a client that names no idempotency key.
 
-    `model` is the caller's wish (body, query or header); the model in the file's ID goes before it, the lines' own
-    after it. `key_alias` names the key that asked, for billing.
+    Attributes:
+        token: The same for all tries that the sender knows to be of one wish.
+        asked_at: Unix seconds, when the try came in.
+        again: Whether the client says that it has tried before, and the sender knows nothing of that try.
+    """
+
+    token: str = Field(min_length=1, max_length=64)
+    asked_at: float
+    again: bool = False
+
+
+class BatchWish(BaseModel):
+    """What a batch is to be. Exactly one of three says what its lines are.
+
+    Attributes:
+        input_file_id: A file of purpose `batch`.
+        requests: The lines themselves, few enough for a message.
+        upload_key: A place from `OpenUpload` that holds the lines, not claimed yet; `input_digest` is their SHA-256.
+        model: The caller's wish (body, query or header); the model in the file's ID goes before it, the lines' own
+            after it.
+    """
+
+    input_file_id: str | None = Field(default=None, max_length=4096)
+    requests: tuple[dict[str, Any], ...] | None = Field(default=None, min_length=1)
+    upload_key: str | None = Field(default=None, max_length=4096)
+    input_digest: str | None = Field(default=None, max_length=64)
+    endpoint: str = Field(max_length=256)
+    completion_window: str = Field(default="24h", max_length=16)
+    metadata: dict[MetadataKey, MetadataValue] | None = Field(default=None, max_length=METADATA_PAIRS)
+    output_expires_after: ExpiresAfter | None = None
+    model: str | None = Field(default=None, min_length=1, max_length=512)
+
+    def fingerprint(self) -> str:
+        """A digest of what is wished for: equal for two wishes that mean the same."""
+        said = set(BatchWish.model_fields) - ({"upload_key"} if self.input_digest else set())
+        values = self.model_dump(mode="json", include=said)
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+class CreateBatch(BatchWish, Command[Batch]):
+    """Start a batch.
+
+    `key_alias` names the key that asked, for billing. With an `idempotency_key` the same wish makes one batch, however
+    often it is sent, and another wish is a conflict; an `attempt` does so for the retries of a client without a key.
     """
 
     noun: ClassVar = "batches"
     verb: ClassVar = "create"
     result: ClassVar = Batch
 
-    input_file_id: str = Field(max_length=4096)
-    endpoint: str = Field(max_length=256)
-    completion_window: str = Field(default="24h", max_length=16)
-    metadata: dict[MetadataKey, MetadataValue] | None = Field(default=None, max_length=METADATA_PAIRS)
-    output_expires_after: ExpiresAfter | None = None
-    model: str | None = Field(default=None, min_length=1, max_length=512)
     key_alias: str | None = Field(default=None, max_length=512)
+    idempotency_key: str | None = Field(default=None, min_length=1, max_length=IDEMPOTENCY_KEY_CHARACTERS)
+    attempt: Attempt | None = None
+
+
+class BatchValidation(Contract):
+    """What a batch would come to, without making one.
+
+    Attributes:
+        model: The model of all lines; None when they name several, or it is not known because of a problem.
+        request_counts: `total` is the number of requests that were read.
+        truncated: Whether reading stopped at as many problems as a batch reports.
+    """
+
+    object: Literal["batch.validation"] = "batch.validation"
+    valid: bool
+    endpoint: str
+    model: str | None = None
+    input_file_id: str | None = None
+    request_counts: RequestCounts = RequestCounts()
+    errors: BatchErrors | None = None
+    truncated: bool = False
+
+
+class ValidateBatch(BatchWish, Command[BatchValidation]):
+    """Check everything that creating the batch would check, its lines too. Takes as long as reading them does."""
+
+    noun: ClassVar = "batches"
+    verb: ClassVar = "validate"
+    result: ClassVar = BatchValidation
 
 
 class GetBatch(Command[Batch]):
@@ -207,8 +277,11 @@ class RetryBatch(Command[Batch]):
 
 
 class CancelBatch(Command[Batch]):
+    """Stop a batch. `again`: the client has asked before and got no answer, so it may be cancelled by now."""
+
     noun: ClassVar = "batches"
     verb: ClassVar = "cancel"
     result: ClassVar = Batch
 
     batch_id: str
+    again: bool = False

@@ -31,6 +31,7 @@ FILES_BUCKET = "files"
 BATCHES_BUCKET = "batches"
 SHARDS_BUCKET = "shards"
 PROGRESS_BUCKET = "progress"
+CREATIONS_BUCKET = "creations"
 BUCKETS = (FILES_BUCKET, BATCHES_BUCKET, SHARDS_BUCKET, PROGRESS_BUCKET)
 
 STEPS_CONSUMER = "steps"
@@ -74,6 +75,11 @@ def streams(settings: Settings) -> list[StreamConfig]:
         # A newer wish to move a batch replaces one that still waits, so that none is lost and none piles up.
         _queue(STEPS, "Batches to move on", subjects.ALL_STEPS, settings).evolve(discard=DiscardPolicy.OLD),
         *(_bucket(name, settings) for name in BUCKETS),
+        # What a repeated wish for a batch is known by; it forgets by itself.
+        _bucket(CREATIONS_BUCKET, settings).evolve(
+            max_age=settings.idempotency_max_age,
+            duplicate_window=min(_DEDUPE_WINDOW, settings.idempotency_max_age),
+        ),
     ]
 
 

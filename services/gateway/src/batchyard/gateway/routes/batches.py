@@ -8,39 +8,29 @@ from batchyard.common.contracts.batches import (
     BATCH_LIST_MAX,
     Batch,
     BatchPage,
+    BatchValidation,
     CancelBatch,
-    CreateBatch,
     GetBatch,
     ListBatches,
 )
-from batchyard.common.contracts.files import ExpiresAfter
-from batchyard.gateway.batch_request import BatchRequest, parse_batch_request
-from batchyard.gateway.bodies import read_body
+from batchyard.gateway import creating
+from batchyard.gateway.batch_request import BatchRequest
 from batchyard.gateway.caller import TheCaller
-from batchyard.gateway.model_choice import choose_model
 from batchyard.gateway.request_bodies import json_body
+from batchyard.gateway.retry_headers import retries_of
 
 router = APIRouter(tags=["Batches"])
 
 
 @router.post("/batches", openapi_extra=json_body(BatchRequest))
-async def create_batch(request: Request, caller: TheCaller) -> Batch:
-    """Start a batch over an uploaded file of purpose `batch`."""
-    settings = caller.gateway.settings
-    body = await read_body(request, max_bytes=settings.max_body_bytes, read_timeout=settings.read_timeout)
-    wanted = parse_batch_request(body)
-    expiry = wanted.output_expires_after
-    return await caller.call(
-        CreateBatch(
-            input_file_id=wanted.input_file_id,
-            endpoint=wanted.endpoint,
-            completion_window=wanted.completion_window,
-            metadata=wanted.metadata,
-            output_expires_after=None if expiry is None else ExpiresAfter(seconds=expiry.seconds),
-            model=choose_model(request, [wanted.model] if wanted.model else []),
-            key_alias=caller.identity.key_alias,
-        )
-    )
+async def create_batch(request: Request, caller: TheCaller) -> Batch | BatchValidation:
+    """Start a batch over an uploaded file of purpose `batch`, or over `requests`.
+
+    The header `Idempotency-Key` (up to 255 characters, remembered for a day) makes it safe to send again: the same key
+    with the same body answers the same batch, with another body 409. With `dry_run` nothing is made: the answer says
+    what would be wrong with the lines.
+    """
+    return await creating.create_batch(request, caller)
 
 
 @router.get("/batches")
@@ -60,6 +50,6 @@ async def get_batch(batch_id: str, caller: TheCaller) -> Batch:
 
 
 @router.post("/batches/{batch_id}/cancel")
-async def cancel_batch(batch_id: str, caller: TheCaller) -> Batch:
+async def cancel_batch(batch_id: str, request: Request, caller: TheCaller) -> Batch:
     """Cancel a batch. What has been answered by then is kept."""
-    return await caller.call(CancelBatch(batch_id=batch_id))
+    return await caller.call(CancelBatch(batch_id=batch_id, again=bool(retries_of(request))))

@@ -1,0 +1,104 @@
+"""Making a batch: once for each wish, however often the wish is sent."""
+
+from contextlib import suppress
+
+from batchyard.batch_runner.batch import BatchRecord, record_key
+from batchyard.batch_runner.batch_store import BatchStore
+from batchyard.batch_runner.batches import Batches
+from batchyard.batch_runner.claims import Claim, Claims
+from batchyard.batch_runner.source import Source, opened, placed
+from batchyard.batch_runner.wish import check_source, endpoint_of, window_of
+from batchyard.common.clock import Clock
+from batchyard.common.contracts.batches import Batch, CreateBatch
+from batchyard.common.contracts.files import CreateFile, Purpose
+from batchyard.common.crash import crash_point
+from batchyard.common.errors import ServiceUnavailable
+from batchyard.common.inline_requests import INLINE_FILENAME
+from batchyard.common.logs import get_logger
+from batchyard.common.messaging.commands import CommandClient
+from batchyard.common.messaging.records import RevisionConflict
+
+_log = get_logger(__name__)
+
+
+class Creation:
+    """The command that makes batches."""
+
+    def __init__(
+        self, store: BatchStore, claims: Claims, batches: Batches, commands: CommandClient, clock: Clock
+    ) -> None:
+        self._store = store
+        self._claims = claims
+        self._batches = batches
+        self._commands = commands
+        self._clock = clock
+
+    async def create(self, tenant: str, command: CreateBatch) -> Batch:
+        """Record the batch and queue its planning; or answer the one that the same wish has made before, as it is now.
+
+        Whether the lines are sound is found out afterwards.
+
+        Raises:
+            NotFound: There is no such input file.
+            InvalidRequest: The file has another purpose, or endpoint or window are not supported.
+            Conflict: The idempotency key stands for another batch.
+        """
+        check_source(tenant, command)
+        endpoint_of(command)
+        window_of(command)
+        command = await placed(tenant, command, self._commands, self._store.objects)
+        known = await self._claims.known(tenant, command)
+        if known is not None:
+            record = await self._store.get(tenant, known.raw_id)
+            if record is not None:
+                return await self._batches.live(record)
+        file = await opened(tenant, command, self._commands)
+        claim = known or await self._claims.claim(tenant, command)
+        crash_point("batch.claimed")
+        file = file or await self._filed(tenant, command, claim)
+        return await self._recorded(self._record(tenant, command, claim, file))
+
+    async def _filed(self, tenant: str, command: CreateBatch, claim: Claim) -> Source:
+        """The lines that came along as a file: the same one for every try, as the claim names their place."""
+        assert claim.upload_key is not None
+        file = await self._commands.call(
+            tenant,
+            CreateFile(
+                filename=INLINE_FILENAME, purpose=Purpose.BATCH, object_key=claim.upload_key, model=command.model
+            ),
+        )
+        return Source(file.id, claim.upload_key, command.model)
+
+    def _record(self, tenant: str, command: CreateBatch, claim: Claim, file: Source) -> BatchRecord:
+        now = int(self._clock.now())
+        model = file.model or command.model
+        return BatchRecord(
+            raw_id=claim.raw_id,
+            tenant=tenant,
+            endpoint=endpoint_of(command),
+            input_file_id=file.file_id,
+            input_key=file.object_key,
+            id_model=model,
+            model=model,
+            completion_window=command.completion_window,
+            metadata=command.metadata,
+            output_expires_after=command.output_expires_after,
+            key_alias=command.key_alias,
+            created_at=now,
+            expires_at=now + window_of(command),
+        )
+
+    async def _recorded(self, record: BatchRecord) -> Batch:
+        try:
+            await self._store.records.create(record.key, record)
+        except RevisionConflict:
+            entry = await self._store.records.get(record_key(record.tenant, record.raw_id))
+            if entry is None:
+                raise ServiceUnavailable("The batch is being removed. Please retry shortly.") from None
+            return await self._batches.live(entry.value)
+        crash_point("batch.recorded")
+        with suppress(ServiceUnavailable):
+            # The batch is there, and the reconciler moves it: no reason to answer with an error.
+            await self._store.queue_step(record.tenant, record.raw_id)
+        _log.info("batch.created", batch=record.raw_id, tenant=record.tenant, model=record.model)
+        return await self._batches.live(record)
