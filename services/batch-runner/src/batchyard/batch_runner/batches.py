@@ -6,7 +6,9 @@ from contextlib import aclosing, suppress
 from batchyard.batch_runner import batch as transitions
 from batchyard.batch_runner.batch import BatchRecord, to_batch
 from batchyard.batch_runner.batch_store import BatchStore
+from batchyard.batch_runner.filters import fits
 from batchyard.batch_runner.tally import ShardProgress
+from batchyard.batch_runner.validate import shortened
 from batchyard.common.clock import Clock
 from batchyard.common.contracts.batches import (
     Batch,
@@ -49,7 +51,8 @@ class Batches:
         window = PageWindow[BatchRecord](command.limit, after=after)
         async with aclosing(self._store.list(tenant)) as entries:
             async for entry in entries:
-                window.offer(entry.value.raw_id, entry.value)
+                if fits(entry.value, command):
+                    window.offer(entry.value.raw_id, entry.value)
         data = fitting(await asyncio.gather(*(self.live(record) for record in window.records())))
         return BatchPage(
             data=data,
@@ -122,9 +125,8 @@ def _raw(batch_id: str) -> str:
 def _cursor(after: str) -> str:
     raw = decode_id(after).raw
     if not is_raw_id("batch", raw):
-        raise InvalidRequest(
-            f"Invalid 'after': '{after}' is not the ID of a batch.", param="after", code="invalid_value"
-        )
+        message = f"Invalid 'after': '{shortened(after)}' is not the ID of a batch."
+        raise InvalidRequest(message, param="after", code="invalid_value")
     return raw
 
 

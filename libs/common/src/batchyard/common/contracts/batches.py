@@ -252,12 +252,21 @@ class GetBatch(Command[Batch]):
 
 
 class ListBatches(Command[BatchPage]):
+    """A page of the batches that fit everything given: any of `status`, every pair of `metadata`, and a creation not
+    before the Unix second `created_after` but before `created_before`.
+    """
+
     noun: ClassVar = "batches"
     verb: ClassVar = "list"
     result: ClassVar = BatchPage
 
     limit: int = Field(default=20, ge=0, le=BATCH_LIST_MAX)
     after: str | None = None
+    status: tuple[BatchStatus, ...] = ()
+    model: str | None = Field(default=None, max_length=512)
+    metadata: dict[MetadataKey, MetadataValue] = Field(default_factory=dict, max_length=METADATA_PAIRS)
+    created_after: int | None = None
+    created_before: int | None = None
 
 
 class RetryBatch(Command[Batch]):

@@ -14,10 +14,15 @@ from batchyard.common.contracts.batches import (
     ListBatches,
 )
 from batchyard.gateway import creating
+from batchyard.gateway.batch_filters import metadata, statuses
 from batchyard.gateway.batch_request import BatchRequest
 from batchyard.gateway.caller import TheCaller
+from batchyard.gateway.model_choice import MAX_MODEL_CHARACTERS
 from batchyard.gateway.request_bodies import json_body
 from batchyard.gateway.retry_headers import retries_of
+
+LAST_SECOND = 253_402_300_799
+"""The end of the year 9999: no second beyond it is meant."""
 
 router = APIRouter(tags=["Batches"])
 
@@ -35,12 +40,27 @@ async def create_batch(request: Request, caller: TheCaller) -> Batch | BatchVali
 
 @router.get("/batches")
 async def list_batches(
+    request: Request,
     caller: TheCaller,
     limit: Annotated[int, Query(ge=0, le=BATCH_LIST_MAX, description="0 is an empty page")] = 20,
     after: Annotated[str | None, Query(description="The ID after which the page begins")] = None,
+    status: Annotated[list[str] | None, Query(description="Only these; repeated, or with commas between")] = None,
+    model: Annotated[str | None, Query(max_length=MAX_MODEL_CHARACTERS, description="Only batches of this one")] = None,
+    created_after: Annotated[int | None, Query(ge=0, le=LAST_SECOND, description="Unix seconds, included")] = None,
+    created_before: Annotated[int | None, Query(ge=0, le=LAST_SECOND, description="Unix seconds, excluded")] = None,
 ) -> BatchPage:
-    """The batches, newest first."""
-    return await caller.call(ListBatches(limit=limit, after=after or None))
+    """The batches, newest first; with `metadata[key]=value`, those that carry each such pair."""
+    return await caller.call(
+        ListBatches(
+            limit=limit,
+            after=after or None,
+            status=statuses([*(status or ()), *request.query_params.getlist("status[]")]),
+            model=model or None,
+            metadata=metadata(request.query_params),
+            created_after=created_after,
+            created_before=created_before,
+        )
+    )
 
 
 @router.get("/batches/{batch_id}")
