@@ -1,4 +1,4 @@
-"""The few calls to Batchyard's HTTP API that the demo makes, as any client would."""
+"""The few calls to Batchyard's HTTP API that the commands make, as any client would."""
 
 import json
 from collections.abc import Iterator
@@ -10,11 +10,12 @@ from typing import Any, Self
 import httpx
 
 from batchyard.cli.failures import Failure
-from batchyard.common.contracts.batches import Batch
+from batchyard.common.contracts.batches import Batch, BatchValidation
 from batchyard.common.contracts.billing import LedgerLine, LedgerPage
 from batchyard.common.contracts.files import File
 
 _TIMEOUT = httpx.Timeout(10.0, read=60.0, write=60.0)
+_VALIDATION_TIMEOUT = 600.0
 _CONNECT_RETRIES = 4  # a gateway that died is back within seconds
 
 
@@ -54,6 +55,18 @@ class Api:
     async def create_batch(self, file_id: str, endpoint: str) -> Batch:
         wish = {"input_file_id": file_id, "endpoint": endpoint, "completion_window": "24h"}
         return Batch.model_validate_json(await self._call("POST", "/v1/batches", json=wish))
+
+    async def validate(self, file_id: str, endpoint: str, model: str | None) -> BatchValidation:
+        """What a batch over a file would come to; the answer takes as long as reading the file does."""
+        wish = {"input_file_id": file_id, "endpoint": endpoint, "completion_window": "24h", "dry_run": True}
+        timeout = httpx.Timeout(10.0, read=_VALIDATION_TIMEOUT)
+        answer = await self._call(
+            "POST", "/v1/batches", json=wish | ({"model": model} if model else {}), timeout=timeout
+        )
+        return BatchValidation.model_validate_json(answer)
+
+    async def delete(self, file_id: str) -> None:
+        await self._call("DELETE", f"/v1/files/{file_id}")
 
     async def batch(self, batch_id: str) -> Batch:
         return Batch.model_validate_json(await self._call("GET", f"/v1/batches/{batch_id}"))

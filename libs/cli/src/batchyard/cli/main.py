@@ -15,10 +15,13 @@ from batchyard.cli.interrupts import run_until_interrupted
 from batchyard.cli.stack import Address, default_data_dir
 from batchyard.cli.supervisor import Supervisor
 from batchyard.cli.up import UpOptions, up
+from batchyard.cli.validating import ValidateOptions, validate
 from batchyard.vllm_sim.cli import sim
 
 _EXAMPLES = """\
 **Try it:** `batchyard demo` runs a batch of 300 lines against a simulated vLLM server and shows what comes back.
+
+**Check a file:** `batchyard validate requests.jsonl` names every bad line before you upload it.
 
 **Use it:** `HOSTED_VLLM_API_BASE=http://127.0.0.1:8000 batchyard up`, then point any OpenAI client at
 http://127.0.0.1:4000/v1.
@@ -44,6 +47,17 @@ _DEMO_EXAMPLES = """\
 **Your own server:** `HOSTED_VLLM_API_BASE=http://127.0.0.1:8000 batchyard demo`
 
 **Exit codes:** 0 the batch completed; 1 it did not; 2 used or configured wrongly; 130 interrupted.
+"""
+_VALIDATE_EXAMPLES = """\
+**Before an upload:** `batchyard validate requests.jsonl`
+
+**With the models that there are:** `batchyard validate requests.jsonl --config config.yaml`
+
+**As a running Batchyard sees it:** `batchyard validate requests.jsonl --url http://127.0.0.1:4000`
+
+Each problem is a line `FILE:LINE: code: message` on stdout, at most 100 of them; editors and `grep` can follow it.
+
+**Exit codes:** 0 the file is fine; 1 it has problems; 2 used or configured wrongly; 130 interrupted.
 """
 
 app = typer.Typer(
@@ -124,6 +138,33 @@ def demo_command(
     """
     options = DemoOptions(file=file, keep=keep, lines=lines)
     _run(lambda supervisor: demo(options, supervisor), when_interrupted=EXIT_INTERRUPTED)
+
+
+@app.command("validate", epilog=_VALIDATE_EXAMPLES)
+def validate_command(
+    file: Annotated[Path, typer.Argument(help="Requests as JSON lines.")],
+    endpoint: Annotated[
+        str | None, typer.Option(help="The batch's endpoint. [default: the one that the first line names]")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The model that the batch is for, where lines name none.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(envvar="BATCHYARD_CONFIG", help="config.yaml, to know the models. Without one, any name will do."),
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Ask this Batchyard instead: the file is uploaded, checked and deleted.")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(envvar=["BATCHYARD_API_KEY", "OPENAI_API_KEY"], help="The API key for --url.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the verdict as one JSON object.")] = False,
+) -> None:
+    """Check the input of a batch, line by line, and create nothing.
+
+    The same code as in a running Batchyard finds what is wrong: JSON, custom_ids, URLs, models, sizes.
+    """
+    options = ValidateOptions(file, endpoint, model, config, url, key, as_json)
+    _run(lambda _: validate(options), when_interrupted=EXIT_INTERRUPTED)
 
 
 app.command("sim", help="Run a simulated vLLM server: no model, deterministic answers, faults on demand.")(sim)
