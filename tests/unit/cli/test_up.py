@@ -108,7 +108,7 @@ def test_without_a_server_it_says_how_to_name_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("model_list: 7", "config.yaml: model_list: Input should be a valid list"),
+        ("model_list: 7", "config.yaml:1:1: model_list: Input should be a valid list"),
         ("model_list: []", "config.yaml: model_list names no model."),
         ("a: [", "not valid YAML"),
         (None, "config.yaml: cannot be read: No such file or directory"),

@@ -122,7 +122,7 @@ def test_hosted_vllm_alone_is_a_fleet_of_one_that_takes_any_model() -> None:
     config = load_config(None, environ)
     (deployment,) = config.deployments
     assert deployment.pool == ANY_MODEL
-    assert deployment.model is None
+    assert deployment.name_for("whatever") == "whatever"
     assert deployment.base_url == "http://h:1"
     assert deployment.api_key is not None
     assert deployment.api_key.get_secret_value() == "sk-3"
@@ -227,6 +227,26 @@ def test_unknown_keys_are_named_by_their_path(load: Load) -> None:
     assert len(config.warnings) == 5
 
 
+def test_a_warning_says_where_the_key_stands_and_what_it_may_have_meant(load: Load, tmp_path: Path) -> None:
+    config = load(with_params("api_kee: 1") + "router_settings: {num_retries: 2, model_group_alia: {}}\n")
+    assert [warning.removeprefix(str(tmp_path)) for warning in config.warnings] == [
+        ("/config.yaml:7:7: unknown key 'model_list[0].litellm_params.api_kee' is ignored; did you mean 'api_key'?"),
+        "/config.yaml:8:19: LiteLLM's key 'router_settings.num_retries' has no meaning in Batchyard and is ignored",
+        (
+            "/config.yaml:8:35: unknown key 'router_settings.model_group_alia' is ignored; "
+            "did you mean 'model_group_alias'?"
+        ),
+    ]
+
+
+def test_what_only_litellm_reads_may_name_variables_that_only_litellm_has(load: Load) -> None:
+    config = load(
+        with_params("organization: os.environ/ORG")
+        + "general_settings: {database_url: os.environ/DATABASE_URL}\nlitellm_settings: {a: [os.environ/B]}\n"
+    )
+    assert len(config.warnings) == 3
+
+
 def test_a_warning_does_not_show_the_value(load: Load) -> None:
     assert "sk-s" not in str(load(with_params("api_kee: sk-s")).warnings)
 
@@ -281,10 +301,52 @@ def test_a_wrong_shape_is_named_by_its_path(load: Load, text: str, path: str) ->
     assert f"{path}: " in refusal(load, text)
 
 
-def test_all_that_is_wrong_is_told_at_once(load: Load) -> None:
-    message = refusal(load, with_params("rpm: many", "tpm: many"))
-    assert "litellm_params.rpm" in message
-    assert "litellm_params.tpm" in message
+def test_all_that_is_wrong_is_told_at_once_in_the_order_of_the_file(load: Load, tmp_path: Path) -> None:
+    text = with_params("rpm: many", "rpm: 1", "api_key: os.environ/NOT_SET", "weight: 0") + (
+        "general_settings:\n  master_key: [1]\n"
+    )
+    entry = "model_list[0].litellm_params"
+    assert refusal(load, text).replace(str(tmp_path), "").splitlines() == [
+        f"/config.yaml:8:7: {entry}.rpm: stands twice",
+        f"/config.yaml:9:7: {entry}.api_key: refers to the environment variable NOT_SET, which is not set",
+        f"/config.yaml:10:7: {entry}.weight: Input should be greater than 0",
+        "/config.yaml:12:3: general_settings.master_key: Input should be a valid string",
+    ]
+
+
+def test_what_is_wrong_between_entries_is_told_at_once_too(load: Load, tmp_path: Path) -> None:
+    entry = ONE_MODEL.replace("model_list:\n", "").lstrip("\n")
+    text = "model_list:\n" + entry + entry.replace("gpt-oss\n", "a-*\n").replace("openai/gpt-oss-20b", "*/*") + entry
+    text += "router_settings:\n  model_group_alias:\n    gpt-oss: a-1\n    gone: nothing\n"
+    assert [line.split(" ")[0].rpartition(".yaml")[2] for line in refusal(load, text).splitlines()] == [
+        ":8:7:",
+        ":10:5:",
+        ":16:5:",
+        ":17:5:",
+    ]
+
+
+def test_a_key_that_is_missing_is_told_where_it_is_missing(load: Load) -> None:
+    assert "config.yaml:2:5: model_list[0].litellm_params: Field required" in refusal(
+        load, "model_list:\n  - model_name: m\n"
+    )
+
+
+def test_a_wrong_value_in_a_merged_mapping_is_told_where_it_stands(load: Load) -> None:
+    text = (
+        "model_list:\n"
+        "  - {model_name: a, litellm_params: &shared {model: m, api_base: 'http://a'}}\n"
+        "  - {model_name: b, litellm_params: {<<: *shared, rpm: many}}\n"
+        "  - {model_name: c, litellm_params: {<<: *shared, api_base: 'h'}}\n"
+    )
+    message = refusal(load, text)
+    assert "config.yaml:3:51: model_list[1].litellm_params.rpm" in message
+    assert "config.yaml:4:51: model_list[2].litellm_params.api_base" in message
+
+
+@pytest.mark.parametrize("text", ["model_list: &a [*a]", "a: &a {b: *a}", "[" * 5000])
+def test_a_value_that_holds_itself_or_has_no_end_is_refused(load: Load, text: str) -> None:
+    assert "holds itself" in refusal(load, text)
 
 
 @pytest.mark.parametrize(
@@ -312,16 +374,19 @@ def test_secrets_do_not_show_in_what_is_printed(load: Load) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line"),
-    [("a: 1\nb: [1\n", 3), ("a: 1\n\tb: 2\n", 2), ("a:\n  - 1\n b: 2\n", 3)],
+    ("text", "place"),
+    [("a: 1\nb: [1\n", "3:1"), ("a: 1\n\tb: 2\n", "2:1"), ("a:\n  - 1\n b: 2\n", "3:2")],
     ids=["open", "tab", "indent"],
 )
-def test_broken_yaml_is_told_with_its_line(load: Load, text: str, line: int) -> None:
-    assert f"config.yaml, line {line}: not valid YAML" in refusal(load, text)
+def test_broken_yaml_is_told_with_its_place(load: Load, text: str, place: str) -> None:
+    assert f"config.yaml:{place}: not valid YAML" in refusal(load, text)
 
 
 def test_a_key_that_stands_twice_is_refused(load: Load) -> None:
-    assert "line 7: not valid YAML: the key model_list stands twice" in refusal(load, ONE_MODEL + ONE_MODEL.lstrip())
+    assert "config.yaml:7:1: model_list: stands twice" in refusal(load, ONE_MODEL + ONE_MODEL.lstrip())
+    assert "config.yaml:7:7: model_list[0].litellm_params.model: stands twice" in refusal(
+        load, with_params("model: again")
+    )
 
 
 def test_a_merged_mapping_may_be_overridden(load: Load) -> None:
@@ -333,11 +398,11 @@ def test_a_merged_mapping_may_be_overridden(load: Load) -> None:
     assert [(d.pool, d.base_url, d.rpm) for d in config.deployments] == [("a", "http://a", 5), ("b", "http://b", 5)]
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe", b"a: \x00"])
+@pytest.mark.parametrize("content", [b"\n\xff\xfe", b"\na: \x00", b"\na: \xed\xa0\x80"])
 def test_a_file_that_is_not_text_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "config.yaml"
     path.write_bytes(content)
-    with pytest.raises(ConfigurationError, match=r"config\.yaml: not valid YAML"):
+    with pytest.raises(ConfigurationError, match=r"config\.yaml:2:1: not valid YAML"):
         load_config(path, {})
 
 
@@ -350,7 +415,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, reason: 
 @pytest.mark.parametrize("info", ["", "    model_info: {id: one}\n"])
 def test_an_entry_that_repeats_another_is_refused(load: Load, info: str) -> None:
     entry = ONE_MODEL.replace("model_list:\n", "").lstrip("\n") + info
-    assert "model_list[1] repeats" in refusal(load, "model_list:\n" + entry + entry)
+    assert "model_list[1]: repeats" in refusal(load, "model_list:\n" + entry + entry)
 
 
 def test_equal_entries_with_ids_of_their_own_are_two_deployments(load: Load) -> None:
@@ -387,4 +452,4 @@ def test_a_wildcard_entry_takes_what_no_other_does_under_the_clients_name(load: 
     config = load(ONE_MODEL + "  - {model_name: '*', litellm_params: {model: hosted_vllm/*, api_base: 'http://any'}}\n")
     assert config.pool_for("gpt-oss") == "gpt-oss"
     assert config.pool_for("anything") == ANY_MODEL
-    assert config.pools[ANY_MODEL][0].model is None
+    assert config.pools[ANY_MODEL][0].name_for("anything") == "anything"

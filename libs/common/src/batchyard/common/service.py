@@ -1,7 +1,6 @@
 """How every service process starts and stops."""
 
 import asyncio
-import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -18,12 +17,12 @@ from nats.js import JetStreamContext
 from pydantic import ValidationError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
-from batchyard.common.config import Config, load_config
 from batchyard.common.errors import BatchyardError, ConfigurationError
 from batchyard.common.logs import configure_logging, get_logger
 from batchyard.common.messaging.broker import connection_of, create_broker
 from batchyard.common.messaging.topology import declare_streams
 from batchyard.common.objects import ObjectStore, open_object_store
+from batchyard.common.reloading import reload_asked
 from batchyard.common.settings import Settings
 from batchyard.common.tasks import end
 
@@ -107,18 +106,6 @@ async def _unless_stopped(work: Coroutine[Any, Any, T]) -> T:
         await end((working, stopping))
 
 
-def read_config(settings: Settings) -> Config:
-    """The fleet and its prices, with a warning in the log for each key that is not understood.
-
-    Raises:
-        ConfigurationError: It cannot be used; the message says where it is wrong.
-    """
-    config = load_config(settings.config, os.environ)
-    for warning in config.warnings:
-        _log.warning("config.unknown_key", detail=warning)
-    return config
-
-
 @asynccontextmanager
 async def open_objects(settings: Settings) -> AsyncIterator[ObjectStore]:
     """The object store that the settings name, untouched; closed at the end.
@@ -143,11 +130,14 @@ async def open_objects(settings: Settings) -> AsyncIterator[ObjectStore]:
 def run_service(service: str, settings_type: type[S], serve: Callable[[S], Serve]) -> NoReturn:
     """Run one service until SIGTERM or SIGINT, then exit: 0 stopped, 1 failed, 2 misconfigured.
 
+    SIGHUP asks for the configuration to be read again (`reloading`), and does nothing where there is none.
+
     Args:
         service: The process' name in logs and on its NATS connection.
         settings_type: The settings to read from the environment.
         serve: Given the settings, a coroutine function that works until the event it is given is set.
     """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until somebody listens, whose reading is newer than the signal
     try:
         settings = settings_type()
     except ValidationError as error:
@@ -172,6 +162,9 @@ async def _until_stopped(serve: Serve) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    reload = asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, reload.set)
+    reload_asked.set(reload)
     _stop_asked.set(stop)
     with suppress(_StoppedBeforeStart):
         await serve(stop)

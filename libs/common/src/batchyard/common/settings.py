@@ -16,6 +16,9 @@ class Settings(BaseSettings):
         default=None,
         description="LiteLLM's config.yaml; without one, HOSTED_VLLM_API_BASE names the one server there is",
     )
+    config_poll_interval: float = Field(
+        default=1.0, gt=0, description="seconds between looks at whether the file has changed; SIGHUP is heeded at once"
+    )
 
     nats_url: str = Field(default="nats://127.0.0.1:4222", description="comma-separated server URLs, without secrets")
     nats_user: str | None = None

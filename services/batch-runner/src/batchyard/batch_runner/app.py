@@ -16,6 +16,7 @@ from batchyard.batch_runner.creation import Creation
 from batchyard.batch_runner.dry_run import DryRun
 from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.handlers import SERVICE, command_router
+from batchyard.batch_runner.pool_loops import PoolLoops
 from batchyard.batch_runner.queue import Done, Later, WorkLoop
 from batchyard.batch_runner.reconciler import Reconciler
 from batchyard.batch_runner.results import Results
@@ -32,8 +33,9 @@ from batchyard.common.config import Config
 from batchyard.common.health import Check, HealthChecks
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.commands import CommandClient
-from batchyard.common.messaging.topology import steps_consumer, work_consumer
-from batchyard.common.service import Messaging, open_messaging, open_objects, read_config
+from batchyard.common.messaging.topology import steps_consumer
+from batchyard.common.reloading import following_config, read_config
+from batchyard.common.service import Messaging, open_messaging, open_objects
 
 _log = get_logger(__name__)
 
@@ -70,12 +72,21 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
             "object_store": objects.check,
         }
         async with HealthChecks(SERVICE, checks) as health:
-            batches = Batches(store, clock)
-            creation = Creation(store, Claims(messaging.js), batches, commands, clock)
+            batches = Batches(store, fleet, clock)
+            creation = Creation(store, Claims(messaging.js), batches, fleet, commands, clock)
             dry_run = DryRun(objects, fleet, commands, settings)
             retries = Retries(store, commands, clock)
             messaging.broker.include_router(command_router(batches, creation, dry_run, retries, fleet, health))
-            await _work(settings, messaging, stepper, worker, Reconciler(store, settings, clock), stop)
+            pools = PoolLoops(messaging.js, settings, worker.handle)
+            pools.serve(fleet.pools)
+
+            def use(changed: Config) -> None:
+                fleet.use(changed)
+                worker.withdraw()
+                pools.serve(fleet.pools)
+
+            async with following_config(settings, config, stop, use):
+                await _work(settings, messaging, stepper, worker, pools, Reconciler(store, settings, clock), stop)
 
 
 async def _work(
@@ -83,6 +94,7 @@ async def _work(
     messaging: Messaging,
     stepper: Stepper,
     worker: Worker,
+    pools: PoolLoops,
     reconciler: Reconciler,
     stop: asyncio.Event,
 ) -> None:
@@ -94,19 +106,14 @@ async def _work(
         task = decode_step(message.data)
         await worker.look_again(task.tenant, task.batch)
 
-    loops = [WorkLoop(messaging.js, steps_consumer(settings), settings.step_slots, move)]
-    loops += [
-        WorkLoop(messaging.js, work_consumer(pool, settings), settings.shards_per_pool, worker.handle)
-        for pool in worker.pools
-    ]
-    for loop in loops:
-        await loop.declare()
+    steps = WorkLoop(messaging.js, steps_consumer(settings), settings.step_slots, move)
+    await steps.declare()
     await messaging.connection.subscribe(subjects.ALL_CONTROL, cb=on_control)
     await messaging.broker.start()
-    _log.info("service.started", pools=list(worker.pools))
+    _log.info("service.started")
     async with asyncio.TaskGroup() as tasks:
-        for loop in loops:
-            tasks.create_task(loop.run(stop))
+        tasks.create_task(steps.run(stop))
+        tasks.create_task(pools.run(stop))
         tasks.create_task(worker.watch(stop))
         tasks.create_task(reconciler.run(stop))
         await stop.wait()

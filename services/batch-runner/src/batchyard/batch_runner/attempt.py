@@ -14,7 +14,7 @@ from batchyard.batch_runner.lines import (
     read_answer,
     unanswered_line,
 )
-from batchyard.batch_runner.pool import Member, Pool
+from batchyard.batch_runner.pool import Member, Pool, PoolRetired
 from batchyard.batch_runner.retry import THROTTLED, Failure, RetryPolicy, Spent, is_retryable, parse_retry_after
 from batchyard.batch_runner.segments import Kind, Result
 from batchyard.batch_runner.upstream import Answer, Broken, NotSent, TimedOut, TooLarge, Upstream, UpstreamError
@@ -41,7 +41,7 @@ class LineJob:
         line: Its number in the input file, from 1.
         identity: The result's `id`.
         path: The route on the model server, beginning with `/v1/`.
-        model: The name the client used; a deployment's own name goes before it.
+        model: The name that clients use; each deployment has its own for it.
     """
 
     line: int
@@ -73,12 +73,16 @@ class Attempts:
     async def run(self, job: LineJob, pool: Pool, stopped: Callable[[], bool] = lambda: False) -> Result | None:
         """The line's result. Waits as long as no deployment is up; cancel to give up.
 
-        Once `stopped` says so nothing more is sent: None for a line that has waited for its turn until then.
+        Once `stopped` says so, or the pool is retired, nothing more is sent: None for a line that has waited for its
+        turn until then.
         """
         spent = Spent()
         member: Member | None = None
         while True:
-            member = await pool.acquire(avoid=member)
+            try:
+                member = await pool.acquire(avoid=member)
+            except PoolRetired:
+                return None
             if stopped():
                 pool.release(member)
                 return None
@@ -103,7 +107,7 @@ class Attempts:
 
     async def _send(self, job: LineJob, member: Member) -> Result | _Failed:
         deployment = member.deployment
-        model = deployment.model if deployment.model is not None else job.model.removeprefix("hosted_vllm/")
+        model = deployment.name_for(job.model)
         # vLLM refuses an ID that it is still working on, so every attempt has one of its own.
         upstream_id = f"{job.identity}-{secrets.token_hex(2)}"
         try:

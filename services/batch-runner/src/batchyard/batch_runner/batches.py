@@ -1,12 +1,14 @@
 """What callers may ask of the batches there are: get, list, cancel."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import aclosing, suppress
 
 from batchyard.batch_runner import batch as transitions
 from batchyard.batch_runner.batch import BatchRecord, to_batch
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.filters import fits
+from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.tally import ShardProgress
 from batchyard.batch_runner.validate import shortened
 from batchyard.common.clock import Clock
@@ -23,14 +25,16 @@ from batchyard.common.contracts.batches import (
 from batchyard.common.crash import crash_point
 from batchyard.common.errors import InvalidRequest, NotFound, ServiceUnavailable
 from batchyard.common.ids import decode_id, is_raw_id, new_raw_id
+from batchyard.common.objects import ObjectStoreError
 from batchyard.common.paging import PageWindow, fitting
 
 
 class Batches:
     """The commands of batch-runner. `tenant` is the caller's; nobody else's batch exists for it."""
 
-    def __init__(self, store: BatchStore, clock: Clock) -> None:
+    def __init__(self, store: BatchStore, fleet: Fleet, clock: Clock) -> None:
         self._store = store
+        self._fleet = fleet
         self._clock = clock
 
     async def get(self, tenant: str, command: GetBatch) -> Batch:
@@ -94,7 +98,24 @@ class Batches:
             return to_batch(record)
         found = await asyncio.gather(*(self._store.progress(record, shard) for shard in record.outstanding()))
         running = [progress for progress in found if progress is not None]
-        return to_batch(record, *_sum(running), _reason(record, running))
+        return to_batch(record, *_sum(running), await self._why_it_waits(record, running))
+
+    async def _why_it_waits(self, record: BatchRecord, running: Sequence[ShardProgress]) -> str | None:
+        if record.status is BatchStatus.IN_PROGRESS and (gone := await self._unconfigured(record)):
+            return _unconfigured_reason(gone, is_mixed=record.model is None)
+        return _reason(record, running)
+
+    async def _unconfigured(self, record: BatchRecord) -> Sequence[str]:
+        """The models of the batch that this process knows no pool for."""
+        if record.pool is not None:
+            return [] if record.pool in self._fleet.pools else [record.model or record.pool]
+        try:
+            table = await self._store.table(record)
+        except (ObjectStoreError, LookupError):
+            return []  # it is over by now, or will be told next time
+        waiting = (table.shards[shard].pool for shard in record.outstanding())
+        gone = {pool for pool in waiting if pool not in self._fleet.pools}
+        return sorted({table.names.get(name, name) for pool in gone for name in table.models_of(pool) or ()})
 
 
 def _sum(running: list[ShardProgress]) -> tuple[RequestCounts, Usage]:
@@ -104,7 +125,14 @@ def _sum(running: list[ShardProgress]) -> tuple[RequestCounts, Usage]:
     return counts, sum((progress.usage for progress in running), Usage())
 
 
-def _reason(record: BatchRecord, running: list[ShardProgress]) -> str | None:
+def _unconfigured_reason(models: Sequence[str], *, is_mixed: bool) -> str:
+    names = " and ".join(f"'{name}'" for name in models)
+    subject = f"The model {names} is" if len(models) == 1 else f"The models {names} are"
+    others = ", the others go on" if is_mixed else ""
+    return f"{subject} no longer configured. The requests wait until that changes{others}; none is lost."
+
+
+def _reason(record: BatchRecord, running: Sequence[ShardProgress]) -> str | None:
     """Why the batch does not move: in one of several models, what holds some of its lines while others go on."""
     missing = sorted({progress.waits_for for progress in running if progress.waits_for is not None})
     is_mixed = record.model is None

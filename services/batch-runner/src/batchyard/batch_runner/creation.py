@@ -6,6 +6,7 @@ from batchyard.batch_runner.batch import BatchRecord, record_key
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.batches import Batches
 from batchyard.batch_runner.claims import Claim, Claims
+from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.source import Source, opened, placed
 from batchyard.batch_runner.wish import check_source, endpoint_of, window_of
 from batchyard.common.clock import Clock
@@ -25,11 +26,18 @@ class Creation:
     """The command that makes batches."""
 
     def __init__(
-        self, store: BatchStore, claims: Claims, batches: Batches, commands: CommandClient, clock: Clock
+        self,
+        store: BatchStore,
+        claims: Claims,
+        batches: Batches,
+        fleet: Fleet,
+        commands: CommandClient,
+        clock: Clock,
     ) -> None:
         self._store = store
         self._claims = claims
         self._batches = batches
+        self._fleet = fleet
         self._commands = commands
         self._clock = clock
 
@@ -79,7 +87,7 @@ class Creation:
             input_file_id=file.file_id,
             input_key=file.object_key,
             id_model=model,
-            model=model,
+            model=None if model is None else self._fleet.public_name(model),
             completion_window=command.completion_window,
             metadata=command.metadata,
             output_expires_after=command.output_expires_after,

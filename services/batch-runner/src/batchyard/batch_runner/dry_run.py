@@ -52,7 +52,7 @@ class DryRun:
         source = await opened(tenant, command, self._commands)
         model = source.model if source is not None and source.model is not None else command.model
         rules = LineRules(endpoint=endpoint_of(command), max_line_bytes=self._settings.max_line_bytes)
-        planner = Planner(self._settings, rules, model, self._fleet.pool_for)
+        planner = Planner(self._settings, rules, model, self._fleet.pool_for, self._fleet.public_name)
         if command.requests is not None:
             verdict = await planner.plan_chunks(_whole(encoded(command)))
         else:

@@ -1,13 +1,13 @@
 """All pools of this process, and the models they serve."""
 
+import asyncio
 import time
-from collections.abc import Mapping
 
 from batchyard.batch_runner.pool import Pool
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.upstream import Upstream
 from batchyard.common.clock import Clock
-from batchyard.common.config import ANY_MODEL, Config
+from batchyard.common.config import Config, Deployment, is_pattern
 from batchyard.common.contracts.models import Model, ModelList
 
 _MODELS_FRESH = 15.0
@@ -15,45 +15,80 @@ _STARTED = int(time.time())
 
 
 class Fleet:
-    """The configured deployments as pools by model name."""
+    """The configured deployments as pools by model name. `use` brings in another configuration."""
 
     def __init__(self, config: Config, settings: RunnerSettings, upstream: Upstream, clock: Clock) -> None:
         self._config = config
+        self._settings = settings
         self._upstream = upstream
         self._clock = clock
-        self.pools: Mapping[str, Pool] = {
-            name: Pool(name, deployments, settings.max_parallel_requests, upstream, clock, settings.probe_interval)
-            for name, deployments in config.pools.items()
-        }
-        self._served: tuple[float, list[str] | None] | None = None
+        self._served: dict[tuple[Deployment, ...], tuple[float, list[list[str] | None]]] = {}
+        self.pools: dict[str, Pool] = {}
+        self._open_pools()
+
+    def use(self, config: Config) -> None:
+        """Go over to `config`. What it leaves as it was keeps its state; a pool that it has no more hands out nothing
+        from now on."""
+        self._config = config
+        self._served.clear()
+        for name in self.pools.keys() - config.pools.keys():
+            self.pools.pop(name).retire()
+        for name, pool in self.pools.items():
+            pool.update(config.pools[name])
+        self._open_pools()
 
     async def pool_for(self, model: str) -> str | None:
-        """The pool that serves `model`, or None. A server known by its address alone is asked what it serves;
-        while it cannot be asked, it is taken to serve whatever a client says."""
-        name = self._config.pool_for(model)
-        if name == ANY_MODEL:
-            served = await self._served_by_any()
-            if served is not None and model.removeprefix("hosted_vllm/") not in served:
-                return None
-        return name
+        """The pool that serves `model`, or None. Servers behind a pattern are asked what they serve; while none of them
+        can be asked, they are taken to serve whatever a client says."""
+        config = self._config
+        name = config.pool_for(model)
+        if name is None or not is_pattern(name):
+            return name
+        known = [
+            deployment.name_for(model) in names
+            for deployment, names in await self._served_by(config.pools[name])
+            if names is not None
+        ]
+        return name if any(known) or not known else None
+
+    def public_name(self, model: str) -> str:
+        """The one name under which `model` is shown and billed, of the several that clients may use."""
+        return self._config.public_name(model)
 
     async def list_models(self) -> ModelList:
-        names = [name for name in self.pools if name != ANY_MODEL]
-        if ANY_MODEL in self.pools:
-            names += [name for name in await self._served_by_any() or [] if name not in names]
-        return ModelList(data=[Model(id=name, created=_STARTED, owned_by="hosted_vllm") for name in names])
+        """The models with a name of their own, the aliases that are not hidden, and what is served behind patterns."""
+        config = self._config
+        names = [name for name in config.pools if not is_pattern(name)]
+        names += [alias for alias, target in config.aliases.items() if not target.hidden]
+        for pool in filter(is_pattern, config.pools):
+            for deployment, served in await self._served_by(config.pools[pool]):
+                public = map(deployment.public_name, served or ())
+                names += [name for name in public if name is not None and config.pool_for(name) == pool]
+        return ModelList(
+            data=[Model(id=name, created=_STARTED, owned_by="hosted_vllm") for name in dict.fromkeys(names)]
+        )
 
     async def close(self) -> None:
         for pool in self.pools.values():
             await pool.close()
 
-    async def _served_by_any(self) -> list[str] | None:
-        now = self._clock.monotonic()
-        if self._served is None or now - self._served[0] > _MODELS_FRESH or self._served[1] is None:
-            self._served = (now, await self._ask_any())
-        return self._served[1]
+    def _open_pools(self) -> None:
+        for name, deployments in self._config.pools.items():
+            if name not in self.pools:
+                self.pools[name] = Pool(
+                    name,
+                    deployments,
+                    self._settings.max_parallel_requests,
+                    self._upstream,
+                    self._clock,
+                    self._settings.probe_interval,
+                )
 
-    async def _ask_any(self) -> list[str] | None:
-        answers = [await self._upstream.models(member.deployment) for member in self.pools[ANY_MODEL].members]
-        known = [names for names in answers if names is not None]
-        return [name for names in known for name in names] if known else None
+    async def _served_by(self, deployments: tuple[Deployment, ...]) -> list[tuple[Deployment, list[str] | None]]:
+        """The names that each deployment says it serves; None for one that cannot say at the moment."""
+        now = self._clock.monotonic()
+        asked_at, answers = self._served.get(deployments, (now, [None]))
+        if None in answers or now - asked_at > _MODELS_FRESH:
+            answers = await asyncio.gather(*map(self._upstream.models, deployments))
+            self._served[deployments] = (now, answers)
+        return list(zip(deployments, answers, strict=True))

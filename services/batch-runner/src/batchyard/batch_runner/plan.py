@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import msgspec
 
 from batchyard.batch_runner.lines import BLANK
-from batchyard.batch_runner.routing import PoolOf, Routing
+from batchyard.batch_runner.routing import NameOf, PoolOf, Routing
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.shard import ShardRange, ShardTable
 from batchyard.batch_runner.validate import MAX_PROBLEMS, CheckedLine, LineRules, SeenIds, check_line, shortened
+from batchyard.common.config import bare
 from batchyard.common.contracts.batches import BatchProblem
 from batchyard.common.objects import ObjectStore
 
@@ -93,12 +94,15 @@ def _keep(kept: bytearray, chunk: bytes, begin: int, end: int, limit: int) -> No
 
 
 class Planner:
-    """Plans one batch. `pool_of` tells which pool serves a model name, if any does."""
+    """Plans one batch. `pool_of` tells which pool serves a model name, if any does, and `name_of` the one name under
+    which a model is shown, of the several that clients may use."""
 
-    def __init__(self, settings: RunnerSettings, rules: LineRules, model: str | None, pool_of: PoolOf) -> None:
+    def __init__(
+        self, settings: RunnerSettings, rules: LineRules, model: str | None, pool_of: PoolOf, name_of: NameOf = bare
+    ) -> None:
         self._settings = settings
         self._rules = rules
-        self._routing = Routing(model, pool_of, may_mix=settings.mixed_models)
+        self._routing = Routing(model, pool_of, name_of, may_mix=settings.mixed_models)
         self._seen = SeenIds()
         self._problems: list[BatchProblem] = []
         self._cutters: dict[str, _Cutter] = {}
@@ -184,7 +188,7 @@ class Planner:
             for pool, cutter in self._cutters.items()
             for shard in cutter.shards()
         ]
-        return ShardTable(sorted(shards, key=lambda shard: shard.first_line), models)
+        return ShardTable(sorted(shards, key=lambda shard: shard.first_line), models, self._routing.names)
 
 
 def _place(problem: BatchProblem) -> float:

@@ -18,6 +18,10 @@ _LEAST_WAIT = 0.001
 _log = get_logger(__name__)
 
 
+class PoolRetired(Exception):
+    """The pool is no longer configured: it hands out no more places."""
+
+
 @dataclass(slots=True)
 class Member:
     """One deployment as this process sees it.
@@ -27,6 +31,7 @@ class Member:
         down: Whether it does not answer; nothing is sent until a probe says otherwise.
         failures: Attempts that failed since the last that did not.
         rests_until: Monotonic second until which nothing is sent because the server asked for it.
+        removed: Whether it has left the configuration; what is in flight ends as it may.
     """
 
     deployment: Deployment
@@ -35,6 +40,7 @@ class Member:
     down: bool = False
     failures: int = 0
     rests_until: float = 0.0
+    removed: bool = False
     probe: asyncio.Task[bool] | None = field(default=None, repr=False)
 
     def is_open(self, now: float) -> bool:
@@ -49,7 +55,7 @@ class Pool:
     """Hands out places on the deployments of one model, the least loaded first, waiters in their order.
 
     When every deployment is down the waiters wait: a server that is being restarted fails no line. `close` ends the
-    probes. All state belongs to one event loop.
+    probes. Deployments may come and go (`update`). All state belongs to one event loop.
     """
 
     def __init__(
@@ -62,12 +68,42 @@ class Pool:
         probe_interval: float,
     ) -> None:
         self.name = name
-        self.members = [Member(d, d.max_parallel_requests or default_limit) for d in deployments]
+        self.members: list[Member] = []
+        self.is_retired = False
+        self._default_limit = default_limit
         self._upstream = upstream
         self._clock = clock
         self._probe_interval = probe_interval
         self._waiters: deque[asyncio.Future[None]] = deque()
-        self._watches: set[asyncio.Task[None]] = set()
+        self._watches: dict[asyncio.Task[None], Member] = {}
+        self.update(deployments)
+
+    def update(self, deployments: Sequence[Deployment]) -> None:
+        """Go over to these deployments. One that is there already keeps its state, whatever else is new about it; one
+        that is there no more gets nothing new."""
+        before = {(member.deployment.id, member.deployment.base_url): member for member in self.members}
+        members = []
+        for deployment in deployments:
+            limit = deployment.max_parallel_requests or self._default_limit
+            member = before.pop((deployment.id, deployment.base_url), None) or Member(deployment, limit)
+            member.deployment, member.limit = deployment, limit
+            members.append(member)
+        for member in before.values():
+            member.removed = True
+        for watch, member in self._watches.items():
+            if member.removed:
+                watch.cancel()
+        self.members = members
+        self._wake()
+
+    def retire(self) -> None:
+        """Hand out nothing any more: whoever waits or comes gets PoolRetired."""
+        self.is_retired = True
+        self.update(())
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_exception(PoolRetired())
 
     @property
     def capacity(self) -> int:
@@ -82,8 +118,13 @@ class Pool:
         """A place on a deployment, once there is one; on another one than `avoid` if another one is open.
 
         Give it back with `release`.
+
+        Raises:
+            PoolRetired: There will be none.
         """
         while True:
+            if self.is_retired:
+                raise PoolRetired
             if not self._waiters and (member := self._choose(avoid)) is not None:
                 member.in_flight += 1
                 return member
@@ -138,7 +179,7 @@ class Pool:
 
         A deployment that is not is set aside, and watched until it is back.
         """
-        if member.down:
+        if member.down or member.removed:
             return False
         if member.probe is None:
             member.probe = asyncio.create_task(self._upstream.is_alive(member.deployment))
@@ -150,13 +191,13 @@ class Pool:
 
     def set_aside(self, member: Member) -> None:
         """A deployment is down: watch it until it answers again."""
-        if member.down:
+        if member.down or member.removed:
             return
         member.down = True
         _log.warning("deployment.down", deployment=member.deployment.id, pool=self.name)
         watch = asyncio.create_task(self._watch(member))
-        self._watches.add(watch)
-        watch.add_done_callback(self._watches.discard)
+        self._watches[watch] = member
+        watch.add_done_callback(self._watches.pop)
 
     async def close(self) -> None:
         probes = [member.probe for member in self.members if member.probe is not None]

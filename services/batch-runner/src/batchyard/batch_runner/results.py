@@ -131,6 +131,7 @@ def shard_input(record: BatchRecord, table: ShardTable, shard: int) -> ShardInpu
         model=record.model,
         pool=where.pool or record.pool or "",
         models=table.models_of(where.pool),
+        names=table.names,
     )
 
 

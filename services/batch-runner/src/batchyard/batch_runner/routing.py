@@ -3,13 +3,14 @@
 from collections.abc import Awaitable, Callable
 
 from batchyard.batch_runner.validate import MAX_PROBLEMS, shortened
-from batchyard.common.config import ANY_MODEL
+from batchyard.common.config import is_pattern
 from batchyard.common.contracts.batches import BatchProblem
 
 MAX_MODELS = 16
 """Models in one batch: joining its results holds a stream of each open."""
 
 PoolOf = Callable[[str], Awaitable[str | None]]
+NameOf = Callable[[str], str]
 
 
 class Routing:
@@ -21,12 +22,14 @@ class Routing:
     Args:
         model: The model that was given, if any.
         pool_of: Tells which pool serves a model name, if any does.
+        name_of: Tells the one name under which a model is shown, of the several that clients may use.
         may_mix: Whether lines may name several models when none was given.
     """
 
-    def __init__(self, model: str | None, pool_of: PoolOf, *, may_mix: bool) -> None:
+    def __init__(self, model: str | None, pool_of: PoolOf, name_of: NameOf, *, may_mix: bool) -> None:
         self._given = model
         self._pool_of = pool_of
+        self._name_of = name_of
         self._may_mix = may_mix and model is None
         self._model: str | None = None
         self._pool: str | None = None
@@ -51,6 +54,12 @@ class Routing:
             return None
         return {name: pool for name, pool in self._pools.items() if pool is not None}
 
+    @property
+    def names(self) -> dict[str, str]:
+        """What a model is shown as that the lines call by another name."""
+        names = ((said, self._name_of(said)) for said in self.models or ())
+        return {said: shown for said, shown in names if said != shown}
+
     async def route(self, number: int, named: str | None) -> str | BatchProblem:
         """The pool for the line `number` that names a model or none, or why there is none."""
         model = await self._settled_model(named)
@@ -69,7 +78,7 @@ class Routing:
         if not self._is_mixed:
             return []
         problems = [_problem(number, "invalid_request", "Model parameter is required.") for number in self._unnamed]
-        count = sum(pool is not None for pool in self._pools.values())
+        count = len({self._name_of(name) for name in self.models or ()})
         if count > MAX_MODELS:
             message = f"The batch names {count} models; at most {MAX_MODELS} are allowed. Split the file."
             problems.append(BatchProblem(code="too_many_models", message=message, param="body.model"))
@@ -84,18 +93,18 @@ class Routing:
             pool = await self._lookup(name)
             if pool is None:
                 return name
-            self._model, self._pool = name, pool
+            self._model, self._pool = self._name_of(name), pool
         return self._model
 
     async def _fitting_pool(self, number: int, named: str, model: str) -> str | BatchProblem:
         assert self._pool is not None
-        if _served(named) == _served(model):
+        if named == model or self._name_of(named) == model:
             self._pools.setdefault(named, self._pool)
             return self._pool
         pool = await self._lookup(named)
         if pool is None:
             return _unsupported(number, named)
-        if pool != self._pool or pool == ANY_MODEL:
+        if pool != self._pool or is_pattern(pool):
             if not self._may_mix:
                 return _problem(
                     number,
@@ -110,10 +119,6 @@ class Routing:
         if model not in self._pools:
             self._pools[model] = await self._pool_of(model)
         return self._pools[model]
-
-
-def _served(model: str) -> str:
-    return model.removeprefix("hosted_vllm/")
 
 
 def _problem(number: int, code: str, message: str) -> BatchProblem:

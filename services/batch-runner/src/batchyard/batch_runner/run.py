@@ -1,8 +1,8 @@
 """Running one shard: send what has no durable result, checkpoint, and hand in the outcome."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -41,6 +41,7 @@ class Stop(Enum):
     EXPIRED = "batch_expired"
     SHUTDOWN = "shutdown"
     SUPERSEDED = "superseded"  # another runner has handed it in
+    WITHDRAWN = "withdrawn"  # its model is no longer configured here
 
 
 _NOT_RUN = {
@@ -60,6 +61,7 @@ class ShardInput:
         model: The model of every line, or None for a line's own.
         pool: Who serves them.
         models: In a batch of several models, those whose lines are this shard's; None when all lines of its range are.
+        names: What a model is shown as that lines call by another name.
     """
 
     object_key: str
@@ -72,11 +74,21 @@ class ShardInput:
     model: str | None
     pool: str
     models: frozenset[str] | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def model_names(self) -> str:
         """The model as clients know it; the models, where a pool serves several that the lines name."""
-        return self.model if self.model is not None else ", ".join(sorted(self.models or ()))
+        if self.model is not None:
+            return self.model
+        return ", ".join(sorted({self.names.get(name, name) for name in self.models or ()}))
+
+    def model_of(self, request: RequestLine) -> str:
+        """What the model of a line is shown as."""
+        if self.model is not None:
+            return self.model
+        named = named_model(request)
+        return self.names.get(named, named)
 
 
 class ShardRun:
@@ -107,16 +119,28 @@ class ShardRun:
         self._full = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
-        self._stopped: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
+        self._stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._why: Stop | None = None
+        self._hurried: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def stop(self, why: Stop) -> None:
-        """Send nothing more. What is in flight gets a grace, the rest is left."""
-        if not self._stopped.done():
-            self._stopped.set_result(why)
+        """Send nothing more. What is in flight gets a grace, the rest is left. Any other reason goes before WITHDRAWN,
+        which lets all end that is in flight."""
+        if self._why is None:
+            self._why = why
+            self._stopped.set_result(None)
+        elif self._why is Stop.WITHDRAWN and why is not Stop.WITHDRAWN:
+            self._why = why
+            self._hurried.set_result(None)
 
     @property
     def stopped(self) -> Stop | None:
-        return self._stopped.result() if self._stopped.done() else None
+        return self._why
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every line has a result."""
+        return self._tally.lines == self._shard.range.requests
 
     async def execute(self, attempts: Attempts, pool: Pool) -> None:
         """Send every line that has no durable result, until all have one or `stop` is called."""
@@ -231,6 +255,9 @@ class ShardRun:
             await asyncio.wait(until, return_when=asyncio.FIRST_COMPLETED)
             if flusher.done():
                 flusher.result()  # it ends by an error alone
+            if self._why is Stop.WITHDRAWN:
+                until = {finished, self._hurried}
+                await asyncio.wait(until, return_when=asyncio.FIRST_COMPLETED)
             if not finished.done() and (why := self.stopped):
                 await asyncio.wait({finished}, timeout=self._grace(why))
             for worker in workers:
@@ -298,7 +325,7 @@ class ShardRun:
                 identity=request_id(shard.batch_hex, line),
                 request=request,
                 path=shard.endpoint,
-                model=shard.model if shard.model is not None else named_model(request),
+                model=shard.model_of(request),
             )
 
     async def _fill(self, why: Stop) -> None:

@@ -31,11 +31,13 @@ class ShardTable(msgspec.Struct, frozen=True):
     """A batch's shards in input order: what the plan leaves behind.
 
     `models` tells the pool of each model that the lines name, in a batch of several models: what it was when the batch
-    was planned, so that no line changes its shard when the configuration does. None in a batch of one model.
+    was planned, so that no line changes its shard when the configuration does. None in a batch of one model. `names`
+    tells what such a model is shown as, where lines call it by another name, such as an alias.
     """
 
     shards: list[ShardRange]
     models: dict[str, str] | None = None
+    names: dict[str, str] = {}
 
     @property
     def pools(self) -> list[str | None]:

@@ -89,7 +89,7 @@ class Stepper:
 
     async def _plan(self, record: BatchRecord) -> Verdict:
         rules = LineRules(endpoint=record.endpoint, max_line_bytes=self._settings.max_line_bytes)
-        planner = Planner(self._settings, rules, record.id_model, self._fleet.pool_for)
+        planner = Planner(self._settings, rules, record.id_model, self._fleet.pool_for, self._fleet.public_name)
         try:
             pinned = await self._store.pin_input(record)
         except ObjectNotFound as error:

@@ -62,6 +62,10 @@ class Tally:
             sums[3] += tokens.reasoning
 
     @property
+    def lines(self) -> int:
+        return len(self._lines)
+
+    @property
     def completed(self) -> int:
         return self._counts[Kind.COMPLETED]
 

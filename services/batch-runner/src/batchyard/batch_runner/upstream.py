@@ -72,7 +72,7 @@ class AiohttpUpstream:
     def __init__(self, request_timeout: float, max_response_bytes: int) -> None:
         self._request_timeout = request_timeout
         self._max_response_bytes = max_response_bytes
-        self._headers: dict[str, dict[str, str]] = {}
+        self._headers: dict[str, tuple[Deployment, dict[str, str]]] = {}
         self._urls: dict[tuple[str, str], URL] = {}
         self._session: ClientSession | None = None
 
@@ -161,18 +161,18 @@ class AiohttpUpstream:
         return self._session
 
     def _url_of(self, deployment: Deployment, path: str) -> URL:
-        url = self._urls.get((deployment.id, path))
+        url = self._urls.get((deployment.base_url, path))
         if url is None:
-            url = self._urls[deployment.id, path] = URL(deployment.base_url + path)
+            url = self._urls[deployment.base_url, path] = URL(deployment.base_url + path)
         return url
 
     def _headers_of(self, deployment: Deployment) -> dict[str, str]:
-        headers = self._headers.get(deployment.id)
-        if headers is None:
+        known, headers = self._headers.get(deployment.id, (None, {}))
+        if known is not deployment:  # it is new, or its key is
             headers = {"content-type": "application/json"}
             if deployment.api_key is not None:
                 headers["authorization"] = f"Bearer {deployment.api_key.get_secret_value()}"
-            self._headers[deployment.id] = headers
+            self._headers[deployment.id] = (deployment, headers)
         return headers
 
 

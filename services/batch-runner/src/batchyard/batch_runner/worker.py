@@ -1,7 +1,7 @@
 """The runner's hands: takes shards from the queues of its pools, runs them, hands them in."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TypeVar
@@ -29,6 +29,7 @@ from batchyard.common.objects import ObjectStoreUnavailable
 T = TypeVar("T")
 
 _LOOK_SECONDS = 3.0
+_UNCONFIGURED_SECONDS = 1.0
 _STARTS_BEFORE_CAUTION = 3
 _STARTS_BEFORE_GIVING_UP = 12
 _CAUGHT_BEFORE_GIVING_UP = 3
@@ -51,11 +52,6 @@ class Worker:
         self._records: dict[str, BatchRecord] = {}
         self._caution = asyncio.Lock()
         self._shutting_down = False
-
-    @property
-    def pools(self) -> Collection[str]:
-        """The pools whose shards this process takes."""
-        return self._fleet.pools.keys()
 
     async def handle(self, data: bytes) -> Done | Later:
         """Run one shard from the queue."""
@@ -100,11 +96,21 @@ class Worker:
     async def _tell_waiting(self, record: BatchRecord) -> None:
         """Say of the shards that are run here that they wait for a server, and when they no longer do."""
         for run in tuple(self._running.get(record.raw_id, ())):
-            waits_for = run.model_names if self._fleet.pools[run.pool].is_down else None
+            pool = self._fleet.pools.get(run.pool)
+            if pool is None:
+                continue  # the shard is on its way back to the queue
+            waits_for = run.model_names if pool.is_down else None
             if run.waits_for != waits_for:
                 change = {"waits_for": waits_for}
                 await self._store.amend_progress(record, run.shard, partial(ShardProgress.model_copy, update=change))
                 run.waits_for = waits_for
+
+    def withdraw(self) -> None:
+        """Give back the shards of pools that are no longer configured, once what is in flight has ended."""
+        for runs in self._running.values():
+            for run in runs:
+                if run.pool not in self._fleet.pools:
+                    run.stop(Stop.WITHDRAWN)
 
     def shut_down(self) -> None:
         """Leave every shard to other runners, with what it has got so far."""
@@ -115,7 +121,9 @@ class Worker:
 
     async def _run(self, record: BatchRecord, shard: int) -> Done | Later:
         shard_to_run = shard_input(record, await self._store.table(record), shard)
-        pool = self._fleet.pools[shard_to_run.pool]
+        pool = self._fleet.pools.get(shard_to_run.pool)
+        if pool is None:
+            return Later(_UNCONFIGURED_SECONDS)
 
         async def report(progress: ShardProgress) -> None:
             # A checkpoint of the last answers before an outage does not take back that the rest waits.
@@ -129,7 +137,7 @@ class Worker:
             report,
         )
         try:
-            with self._registered(record, run), self._deadline(record, run):
+            with self._registered(record, run, pool), self._deadline(record, run):
                 return await self._run_registered(record, run, pool)
         finally:
             # Who was paused for long may have written objects after the batch had ended and been swept.
@@ -155,7 +163,7 @@ class Worker:
         if run.stopped is Stop.SUPERSEDED:
             _log.info("shard.settled_by_another", batch=record.raw_id, shard=shard)
             return Done()
-        if run.stopped is Stop.SHUTDOWN:
+        if run.stopped is Stop.SHUTDOWN or (run.stopped is Stop.WITHDRAWN and not run.is_complete):
             await run.checkpoint()
             # What it has made durable is told as well, or counts that clients have seen would fall.
             await self._end_unharmed(record, shard, run.progress if run.progress.results > begun.results else begun)
@@ -240,13 +248,15 @@ class Worker:
         raise AssertionError("tenacity ends by a result or an error")
 
     @contextmanager
-    def _registered(self, record: BatchRecord, run: ShardRun) -> Iterator[None]:
+    def _registered(self, record: BatchRecord, run: ShardRun, pool: Pool) -> Iterator[None]:
         raw_id = record.raw_id
         runs = self._running.setdefault(raw_id, set())
         runs.add(run)
         self._records[raw_id] = record
         if self._shutting_down:
             run.stop(Stop.SHUTDOWN)
+        elif pool.is_retired:
+            run.stop(Stop.WITHDRAWN)
         try:
             yield
         finally:

@@ -13,7 +13,8 @@ from batchyard.common.clock import SystemClock
 from batchyard.common.health import Check, HealthChecks
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.topology import Consumer, billing_consumer, declare_consumer
-from batchyard.common.service import Messaging, Serve, open_messaging, read_config
+from batchyard.common.reloading import following_config, read_config
+from batchyard.common.service import Messaging, Serve, open_messaging
 
 _log = get_logger(__name__)
 
@@ -38,7 +39,8 @@ def create_app(settings: BillingSettings) -> Serve:
                 messaging.broker.include_router(command_router(ledger, health))
                 await messaging.broker.start()
                 _log.info("service.started", database=settings.database.render_as_string(hide_password=True))
-                await EventSubscriber(messaging.js, consumer, ledger).run(stop)
+                async with following_config(settings, config, stop, ledger.use):
+                    await EventSubscriber(messaging.js, consumer, ledger).run(stop)
 
     return serve
 

@@ -61,6 +61,11 @@ class Ledger:
         self._clock = clock
         self._warned: set[tuple[str, str]] = set()
 
+    def use(self, config: Config) -> None:
+        """Price what is recorded from now on by `config`. Entries that are there keep the prices they hold."""
+        self._config = config
+        self._warned.clear()
+
     async def record(self, event: BatchEvent) -> Outcome:
         """Write the entry for a batch's end, once however often it is told.
 

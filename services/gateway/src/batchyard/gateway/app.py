@@ -14,7 +14,8 @@ from batchyard.common.config import Config
 from batchyard.common.health import HealthChecks
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.commands import CommandClient
-from batchyard.common.service import Serve, open_messaging, open_objects, read_config
+from batchyard.common.reloading import following_config, read_config
+from batchyard.common.service import Serve, open_messaging, open_objects
 from batchyard.gateway.auth import Keyring
 from batchyard.gateway.error_handlers import EXCEPTION_HANDLERS
 from batchyard.gateway.errors import ErrorEnvelope
@@ -83,7 +84,12 @@ def serve(settings: GatewaySettings) -> Serve:
 
 
 async def _run(settings: GatewaySettings, stop: asyncio.Event) -> None:
-    async with open_gateway(settings, read_config(settings)) as gateway:
+    config = read_config(settings)
+
+    def use(changed: Config) -> None:
+        gateway.keyring.use(changed.master_key)
+
+    async with open_gateway(settings, config) as gateway, following_config(settings, config, stop, use):
         if gateway.keyring.is_open:
             _log.warning("auth.open", hint="set general_settings.master_key or BATCHYARD_MASTER_KEY to ask for a key")
         with listen(settings.host, settings.port) as listener:

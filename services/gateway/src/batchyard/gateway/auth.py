@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pydantic import SecretStr
 
 from batchyard.common.errors import AuthenticationFailed
+from batchyard.common.logs import get_logger
 
 DEFAULT_TENANT = "default"
 
@@ -15,6 +16,7 @@ _MISSING = (
     "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
     "(i.e. Authorization: Bearer YOUR_KEY)."
 )
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,14 @@ class Keyring:
     def is_open(self) -> bool:
         """Whether no key is needed."""
         return self._master_key is None
+
+    def use(self, master_key: SecretStr | None) -> None:
+        """Take another key. One that is there can be changed but not be taken away: an editor's slip must not open the
+        gateway to everybody. It takes a restart to do so."""
+        if master_key is None and self._master_key is not None:
+            _log.error("auth.key_kept", detail="the configuration has no master key any more; the one before is kept")
+            return
+        self._master_key = None if master_key is None else master_key.get_secret_value().encode()
 
     def identify(self, presented: str | None) -> Identity:
         """Whose key was presented; the time this takes says nothing about how wrong a key is.

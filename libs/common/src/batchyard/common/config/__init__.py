@@ -1,6 +1,8 @@
 """The fleet and its prices, from a LiteLLM `config.yaml` or from `HOSTED_VLLM_*` alone."""
 
+from batchyard.common.config.changes import changes
 from batchyard.common.config.load import load_config
-from batchyard.common.config.model import ANY_MODEL, Config, Deployment, Price
+from batchyard.common.config.model import ANY_MODEL, Alias, Config, Deployment, Price
+from batchyard.common.config.names import bare, is_pattern
 
-__all__ = ["ANY_MODEL", "Config", "Deployment", "Price", "load_config"]
+__all__ = ["ANY_MODEL", "Alias", "Config", "Deployment", "Price", "bare", "changes", "is_pattern", "load_config"]

@@ -1,4 +1,4 @@
-"""What the configuration means, once read: deployments, pools, prices."""
+"""What the configuration means, once read: deployments, pools, aliases, prices."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,9 @@ from functools import cached_property
 
 from pydantic import SecretStr
 
-ANY_MODEL = "*"
+from batchyard.common.config.names import WILDCARD, bare, filled, is_pattern, most_specific_first, wildcard_parts
+
+ANY_MODEL = WILDCARD
 """The pool of a fleet that was named by its address alone: it takes whatever model name a client says."""
 
 
@@ -27,12 +29,13 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """One `model_list` entry: a server that answers for one model.
+    """One `model_list` entry: a server that answers for one model, or for those that a pattern matches.
 
     Attributes:
         id: Stable name, `model_info.id` or a digest of what identifies the entry; keys usage and prices.
         pool: The `model_name` clients use; deployments with the same one share its work.
-        model: The name the server itself knows, or None to pass on the name the client used.
+        model: The name the server itself knows. Its `*` stand for what those of `pool` matched; `*` alone beside a
+            `pool` without one passes on the name the client used.
         base_url: Scheme, host and port, with any path prefix, without `/v1`.
         timeout: Seconds for one request.
         max_parallel_requests: Requests in flight at most, None for the runner's default.
@@ -40,7 +43,7 @@ class Deployment:
 
     id: str
     pool: str
-    model: str | None
+    model: str
     base_url: str
     api_key: SecretStr | None = None
     timeout: float | None = None
@@ -50,12 +53,39 @@ class Deployment:
     weight: float = 1.0
     price: Price = Price()
 
+    def name_for(self, model: str) -> str:
+        """What the server calls the model that clients call `model`."""
+        if not is_pattern(self.model):
+            return self.model
+        parts = wildcard_parts(bare(self.pool), bare(model))
+        if parts is None or len(parts) != self.model.count(WILDCARD):
+            return bare(model)
+        return filled(self.model, parts)
+
+    def public_name(self, served: str) -> str | None:
+        """What clients call the model that the server calls `served`; None for one that they cannot reach here."""
+        if not is_pattern(self.pool):
+            return self.pool if self.name_for(self.pool) == served else None
+        parts = wildcard_parts(self.model, served)
+        if parts is not None and len(parts) == self.pool.count(WILDCARD):
+            return filled(self.pool, parts)
+        return served if wildcard_parts(bare(self.pool), served) is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """Another name for a model. A hidden one may be used but is not listed."""
+
+    model: str
+    hidden: bool = False
+
 
 @dataclass(frozen=True)
 class Config:
     """The whole configuration. `warnings` are sentences about keys that were not understood."""
 
     deployments: tuple[Deployment, ...] = ()
+    aliases: Mapping[str, Alias] = field(default_factory=dict)
     master_key: SecretStr | None = None
     currency: str = "USD"
     batch_discount: Decimal = Decimal(0)
@@ -70,11 +100,67 @@ class Config:
         return pools
 
     def pool_for(self, model: str) -> str | None:
-        """The pool that serves `model`: by its own name, by a name its servers know, or the one that takes any."""
-        if model in self.pools and model != ANY_MODEL:
+        """The pool that serves `model`, an alias or a name.
+
+        A `model_name` goes before what servers call their model, and both go before patterns, of which the most
+        specific one wins. LiteLLM's prefix `hosted_vllm/` may be there or not, on either side.
+        """
+        name = self._unaliased(model)
+        if is_pattern(name) or not bare(name):
+            return None
+        if name in self.pools:
+            return name
+        return self._exact_pools.get(bare(name)) or self._pattern_for(name)
+
+    def public_name(self, model: str) -> str:
+        """The one name under which `model` is shown and billed, however a client has called it.
+
+        It is the `model_name`; where that is a pattern, the pattern with what the client said in place of its `*`.
+        A name that nobody serves is its own.
+        """
+        pool = self.pool_for(model)
+        if pool is None:
             return model
-        served = model.removeprefix("hosted_vllm/")
-        for deployment in self.deployments:
-            if served in (deployment.model, deployment.pool):
-                return deployment.pool
-        return ANY_MODEL if ANY_MODEL in self.pools else None
+        if not is_pattern(pool):
+            return pool
+        name = self._unaliased(model)
+        parts = wildcard_parts(bare(pool), bare(name))
+        return name if parts is None else filled(pool, parts)
+
+    def _unaliased(self, model: str) -> str:
+        """What an alias stands for, with or without the prefix; any other name is itself."""
+        if model in self.pools:
+            return model
+        name = model if model in self.aliases else bare(model)
+        if name not in self.aliases or name in self.pools:
+            return model
+        seen = set()
+        while name in self.aliases and name not in seen:
+            seen.add(name)
+            name = self.aliases[name].model
+        return name
+
+    @cached_property
+    def _exact_pools(self) -> Mapping[str, str]:
+        """Pools without wildcards by every bare name they have; the first in the file wins."""
+        names: dict[str, str] = {}
+        exact = [deployment for deployment in self.deployments if not is_pattern(deployment.pool)]
+        for deployment in exact:
+            names.setdefault(bare(deployment.pool), deployment.pool)
+        for deployment in exact:
+            if not is_pattern(deployment.model):
+                names.setdefault(deployment.model, deployment.pool)
+        return names
+
+    @cached_property
+    def _patterns(self) -> list[str]:
+        return most_specific_first(name for name in self.pools if is_pattern(name))
+
+    def _pattern_for(self, name: str) -> str | None:
+        as_said = ((pattern, pattern) for pattern in self._patterns)
+        without_prefix = ((pattern, bare(pattern)) for pattern in self._patterns)
+        for pool, pattern in (*as_said, *without_prefix):
+            matches = wildcard_parts(pattern, name) is not None or wildcard_parts(pattern, bare(name)) is not None
+            if matches and all(deployment.name_for(name) for deployment in self.pools[pool]):
+                return pool
+        return None
