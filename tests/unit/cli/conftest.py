@@ -13,14 +13,17 @@ from batchyard.cli.process import Program
 _WORKER = """
 import json, os, signal, sys, time
 name = {name!r}
-record = os.path.join(os.environ["FAKE_RECORD"], "stopped")
+
+def note(what):
+    with open(os.path.join(os.environ["FAKE_RECORD"], what), "a") as file:
+        file.write(name + "\\n")
 
 def stop(*_):
-    with open(record, "a") as file:
-        file.write(name + "\\n")
+    note("stopped")
     sys.exit(0)
 
 signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGHUP, lambda *_: note("reloaded"))
 if os.environ.get("FAKE_MISCONFIGURED") == name:
     print(json.dumps({{"event": "service.misconfigured", "error": "the price is negative"}}), file=sys.stderr)
     sys.exit(2)
@@ -62,7 +65,15 @@ class FakeServices:
     @property
     def stopped(self) -> list[str]:
         """The services that were asked to stop, in that order."""
-        file = self.record / "stopped"
+        return self._noted("stopped")
+
+    @property
+    def reloaded(self) -> list[str]:
+        """The services that were asked to read the configuration again."""
+        return self._noted("reloaded")
+
+    def _noted(self, what: str) -> list[str]:
+        file = self.record / what
         return file.read_text().split() if file.exists() else []
 
 

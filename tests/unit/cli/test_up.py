@@ -7,6 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,7 +54,7 @@ def running_up(*arguments: str, extra: dict[str, str]) -> Iterator[tuple[subproc
             process.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_says_where_it_is_and_ends_quietly(number: signal.Signals, services: FakeServices, tmp_path: Path) -> None:
     data = tmp_path / "data"
     with running_up("--data-dir", str(data), "--port", "0", extra=services.environment) as (process, line):
@@ -69,6 +71,56 @@ def test_it_says_where_it_is_and_ends_quietly(number: signal.Signals, services: 
     assert errors == "Batchyard has stopped.\n"
     assert services.stopped[0] == "gateway"
     assert sorted(services.stopped) == ["batch-runner", "billing", "file-store", "gateway"]
+
+
+def test_sighup_has_the_services_read_the_configuration_again(services: FakeServices, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("model_list: [{model_name: m, litellm_params: {model: m, api_base: 'http://h'}}]")
+    arguments = ("--data-dir", str(tmp_path / "data"), "--port", "0", "--config", str(config))
+    with running_up(*arguments, extra=services.environment) as (process, _):
+        assert process.stderr is not None
+        process.send_signal(signal.SIGHUP)
+        assert process.stderr.readline().startswith("The services read the configuration again")
+        deadline = time.monotonic() + 10
+        while len(services.reloaded) < 4 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert sorted(services.reloaded) == ["batch-runner", "billing", "file-store", "gateway"]
+        config.write_text("model_list: 7")
+        process.send_signal(signal.SIGHUP)
+        assert "the configuration before stays in force" in process.stderr.readline()
+        assert "config.yaml:1:1: model_list: Input should be a valid list" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (0, "Batchyard has stopped.\n")
+    assert len(services.reloaded) == 4
+
+
+def test_the_end_of_its_terminal_ends_it(services: FakeServices, tmp_path: Path) -> None:
+    ours, its = os.openpty()
+
+    def take_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(its, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+    command = [*COMMAND, "up", "--data-dir", str(tmp_path / "data"), "--port", "0"]
+    with subprocess.Popen(
+        command,
+        env=environment(services.environment),
+        stdin=its,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=take_terminal,  # noqa: PLW1509  no threads here
+    ) as process:
+        os.close(its)
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline().startswith("Batchyard is ready")
+            os.close(ours)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+    assert len(services.stopped) == 4
 
 
 def test_a_second_up_is_told_who_is_there(services: FakeServices, tmp_path: Path) -> None:

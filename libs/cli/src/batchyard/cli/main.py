@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Coroutine
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from batchyard.cli.failures import EXIT_INTERRUPTED, Failure
 from batchyard.cli.interrupts import run_until_interrupted
 from batchyard.cli.stack import Address, default_data_dir
 from batchyard.cli.supervisor import Supervisor
-from batchyard.cli.up import UpOptions, up
+from batchyard.cli.up import UpOptions, reload, up
 from batchyard.cli.validating import ValidateOptions, validate
 from batchyard.vllm_sim.cli import sim
 
@@ -35,7 +36,8 @@ _UP_EXAMPLES = """\
 
 **A second one beside it:** `batchyard up --data-dir ./other --port 0`
 
-Files, batches and costs are kept in the data directory: stop it, start it, everything is there.
+Files, batches and costs are kept in the data directory: stop it, start it, everything is there. A changed config.yaml
+takes effect within seconds, or at once after a SIGHUP; running batches go on.
 
 **Exit codes:** 0 stopped with Ctrl-C or SIGTERM; 1 failed, such as a busy port or a directory in use; 2 misconfigured.
 """
@@ -116,7 +118,11 @@ def up_command(
         address=Address(host, port),
         verbose=verbose,
     )
-    _run(lambda supervisor: up(options, supervisor), when_interrupted=0)
+    _run(
+        lambda supervisor: up(options, supervisor),
+        when_interrupted=0,
+        on_hangup=lambda supervisor: reload(options, supervisor),
+    )
 
 
 @app.command("demo", epilog=_DEMO_EXAMPLES)
@@ -170,10 +176,16 @@ def validate_command(
 app.command("sim", help="Run a simulated vLLM server: no model, deterministic answers, faults on demand.")(sim)
 
 
-def _run(work: Callable[[Supervisor], Coroutine[Any, Any, None]], when_interrupted: int) -> None:
+def _run(
+    work: Callable[[Supervisor], Coroutine[Any, Any, None]],
+    when_interrupted: int,
+    on_hangup: Callable[[Supervisor], None] | None = None,
+) -> None:
     supervisor = Supervisor(notify=lambda restart: console.notice(str(restart)))
     try:
-        finished = run_until_interrupted(work(supervisor), supervisor.kill)
+        finished = run_until_interrupted(
+            work(supervisor), supervisor.kill, None if on_hangup is None else partial(on_hangup, supervisor)
+        )
     except Failure as failure:
         console.fail(failure.message)
         raise typer.Exit(failure.exit_code) from None

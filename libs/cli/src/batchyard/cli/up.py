@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ from batchyard.cli import console
 from batchyard.cli.failures import EXIT_MISCONFIGURED, Failure
 from batchyard.cli.following import LogFollower
 from batchyard.cli.running import running_stack
-from batchyard.cli.stack import PROGRAMS, Address, Layout
+from batchyard.cli.stack import MODULES, PROGRAMS, Address, Layout
 from batchyard.cli.supervisor import Supervisor
 from batchyard.common.config import Config, load_config
 from batchyard.common.errors import ConfigurationError
@@ -75,6 +76,20 @@ async def up(options: UpOptions, supervisor: Supervisor) -> None:
     except asyncio.CancelledError:
         console.err.print("Batchyard has stopped.")
         raise
+
+
+def reload(options: UpOptions, supervisor: Supervisor) -> None:
+    """Have the services read the configuration again, unless it cannot be used: then say what is wrong with it."""
+    try:
+        config = read_config(options.config, os.environ)
+    except Failure as failure:
+        console.warn(f"the configuration before stays in force, because this one cannot be used:\n{failure.message}")
+        return
+    for warning in config.warnings:
+        console.warn(warning)
+    for name in supervisor.pids.keys() & MODULES.keys():
+        supervisor.signal(name, signal.SIGHUP)
+    console.err.print("The services read the configuration again; their logs say what has changed.")
 
 
 def read_config(path: Path | None, environ: Mapping[str, str]) -> Config:
