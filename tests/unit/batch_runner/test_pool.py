@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from batchyard.batch_runner.pool import Pool
+from batchyard.batch_runner.pool import Pool, PoolRetired
 from batchyard.batch_runner.upstream import Answer
 from batchyard.common.clock import SystemClock
 from batchyard.common.config import Deployment
@@ -170,3 +170,73 @@ async def test_a_timer_that_fires_early_does_not_leave_the_waiters_asleep(server
     pool = Pool("m", [deployment("a")], 9, servers, SlowClock(), 0.01)
     pool.rest(pool.members[0], 0.05)
     assert (await asyncio.wait_for(pool.acquire(), 5)).deployment.id == "a"
+
+
+# --- deployments that come and go
+
+
+async def test_what_stays_keeps_its_state(pool: Pool) -> None:
+    await take(pool, 3)
+    a, b = pool.members
+    pool.update([deployment("a"), deployment("b", limit=5, weight=2.0), deployment("c")])
+    assert pool.members[:2] == [a, b]
+    assert a.in_flight + b.in_flight == 3
+    assert (b.limit, b.load) == (5, b.in_flight / 2)
+    assert (await pool.acquire()).deployment.id == "c"
+
+
+async def test_a_waiter_goes_to_a_deployment_that_comes(pool: Pool) -> None:
+    await take(pool, pool.capacity)
+    waiting = [asyncio.create_task(pool.acquire()) for _ in range(2)]
+    await asyncio.sleep(0)
+    pool.update([deployment("a"), deployment("b"), deployment("c")])
+    members = await asyncio.wait_for(asyncio.gather(*waiting), 1)
+    assert [member.deployment.id for member in members] == ["c", "c"]
+
+
+async def test_what_is_removed_gets_nothing_new_and_may_finish(pool: Pool, servers: Servers) -> None:
+    (gone,) = [member for member in [await pool.acquire(), await pool.acquire()] if member.deployment.id == "a"]
+    pool.update([deployment("b")])
+    assert await take(pool, 1) == ["b"]
+    waiting = asyncio.create_task(pool.acquire())
+    await asyncio.sleep(0)
+    pool.release(gone)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    servers.alive = False
+    pool.set_aside(gone)
+    assert not await pool.confirm_alive(gone)
+    assert servers.asked == 0, "nobody looks after a server that is gone"
+    waiting.cancel()
+
+
+async def test_a_dead_deployment_is_not_watched_once_it_is_removed(pool: Pool, servers: Servers) -> None:
+    servers.alive = False
+    pool.set_aside(pool.members[0])
+    assert pool._watches
+    pool.update([deployment("b")])
+    async with asyncio.timeout(5):
+        while pool._watches:
+            await asyncio.sleep(0)
+    assert servers.asked == 0
+
+
+async def test_a_deployment_at_another_address_is_another_one(pool: Pool) -> None:
+    pool.members[0].down = True
+    moved = Deployment(id="a", pool="m", model="m", base_url="http://elsewhere")
+    pool.update([moved])
+    assert not pool.is_down
+    assert (await pool.acquire()).deployment is moved
+
+
+async def test_a_retired_pool_sends_everybody_away(pool: Pool) -> None:
+    held = await pool.acquire()
+    await take(pool, pool.capacity - 1)
+    waiting = [asyncio.create_task(pool.acquire()) for _ in range(3)]
+    await asyncio.sleep(0)
+    pool.retire()
+    found = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 1)
+    assert [type(one) for one in found] == [PoolRetired] * 3
+    with pytest.raises(PoolRetired):
+        await pool.acquire()
+    pool.release(held)

@@ -50,23 +50,6 @@ async def test_an_endpoint_may_lack_its_v1(gateway: Served, recorder: Recorder) 
     assert recorder.only(CreateBatch).endpoint == "/v1/embeddings"
 
 
-async def test_a_body_goes_before_the_query_and_the_query_before_the_header(
-    gateway: Served, recorder: Recorder
-) -> None:
-    header = {"x-litellm-model": "header"}
-    await gateway.http.post("/v1/batches?model=query", json=WISH | {"model": "body"}, headers=header)
-    await gateway.http.post("/v1/batches?model=query", json=WISH, headers=header)
-    await gateway.http.post("/v1/batches", json=WISH, headers=header)
-    assert [command.model for _, command in recorder.asked] == ["body", "query", "header"]  # type: ignore[attr-defined]
-
-
-async def test_headers_that_differ_are_a_400(gateway: Served) -> None:
-    headers = [("x-litellm-model", "a"), ("x-litellm-model", "b")]
-    response = await gateway.http.post("/v1/batches", json=WISH, headers=headers)
-    assert response.status_code == 400
-    assert error_of(response)["param"] == "x-litellm-model"
-
-
 async def test_a_wrong_parameter_is_a_400(gateway: Served, recorder: Recorder) -> None:
     response = await gateway.http.post("/v1/batches", json=WISH | {"metadata": {"tags": ["a"]}})
     assert response.status_code == 400

@@ -44,8 +44,9 @@ class Fleet:
         name = config.pool_for(model)
         if name is None or not is_pattern(name):
             return name
+        public = config.public_name(model)
         known = [
-            deployment.name_for(model) in names
+            deployment.name_for(public) in names
             for deployment, names in await self._served_by(config.pools[name])
             if names is not None
         ]
