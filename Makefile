@@ -8,7 +8,7 @@ PYTHON ?= python3
 SOURCES := libs services tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults soak fuzz check fmt clean
+.PHONY: help setup demo test test-faults soak fuzz check fmt docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ check: setup ## Lint, types and import contracts
 fmt: setup ## Format and fix what can be fixed
 	@$(RUN)ruff format $(SOURCES)
 	@$(RUN)ruff check --fix $(SOURCES)
+
+docs: setup ## Write the tables of docs/configuration.md from the code
+	@PYTHONPATH=tests $(RUN)python -m support.configuration_docs
 
 clean: ## Remove the environment and the caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

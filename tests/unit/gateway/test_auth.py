@@ -120,3 +120,16 @@ def test_no_other_key_opens(key: str) -> None:
 @given(st.text(min_size=1))
 def test_a_mask_shows_at_most_four_characters_at_each_end(key: str) -> None:
     assert mask(key) == "***" or (len(key) >= 20 and mask(key) == f"{key[:4]}***{key[-4:]}")
+
+
+def test_a_key_can_be_changed_but_not_be_taken_away_while_it_runs() -> None:
+    keyring = Keyring(None)
+    assert keyring.identify(None) == Identity()
+    keyring.use(SecretStr("first"))
+    keyring.use(SecretStr("second"))
+    with pytest.raises(AuthenticationFailed):
+        keyring.identify("first")
+    keyring.use(None)
+    assert keyring.identify("second").key_alias == "master"
+    with pytest.raises(AuthenticationFailed):
+        keyring.identify(None)

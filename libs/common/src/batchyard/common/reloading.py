@@ -25,6 +25,7 @@ reload_asked: ContextVar[asyncio.Event | None] = ContextVar("reload_asked", defa
 Use = Callable[[Config], None]
 
 _Fingerprint = tuple[int, int, int, int] | None
+_NEVER = (-1, -1, -1, -1)
 
 
 @asynccontextmanager
@@ -62,8 +63,8 @@ class _Follower:
         self._config = config
         self._use = use
         # The file may have changed since the process read it.
-        self._read: _Fingerprint = None
-        self._seen: _Fingerprint = None
+        self._read: _Fingerprint = _NEVER
+        self._seen: _Fingerprint = _NEVER
 
     async def run(self, stop: asyncio.Event) -> None:
         asked = reload_asked.get() or asyncio.Event()

@@ -21,17 +21,17 @@ class Settings(BaseSettings):
     )
 
     nats_url: str = Field(default="nats://127.0.0.1:4222", description="comma-separated server URLs, without secrets")
-    nats_user: str | None = None
-    nats_password: SecretStr | None = None
-    nats_token: SecretStr | None = None
+    nats_user: str | None = Field(default=None, description="for NATS, with a password")
+    nats_password: SecretStr | None = Field(default=None, description="for NATS, with a user")
+    nats_token: SecretStr | None = Field(default=None, description="for NATS, instead of user and password")
     nats_replicas: int = Field(default=1, ge=1, le=5, description="copies of each stream and bucket in a NATS cluster")
 
     object_store: str = Field(
         default="file:///var/lib/batchyard/objects",
         description="file:///directory, or s3://bucket?endpoint=http://host:9000",
     )
-    object_store_access_key: str | None = None
-    object_store_secret_key: SecretStr | None = None
+    object_store_access_key: str | None = Field(default=None, description="for S3")
+    object_store_secret_key: SecretStr | None = Field(default=None, description="for S3")
 
     work_ack_wait: float = Field(
         default=30.0,
@@ -43,8 +43,10 @@ class Settings(BaseSettings):
     )
     events_max_age: float = Field(default=30 * 86_400, gt=0, description="seconds for which events are kept")
 
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["json", "console"] = "json"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="debug, info, warning or error"
+    )
+    log_format: Literal["json", "console"] = Field(default="json", description="json or console")
 
     @property
     def nats_servers(self) -> list[str]:

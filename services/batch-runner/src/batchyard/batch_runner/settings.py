@@ -28,7 +28,7 @@ class RunnerSettings(Settings):
 
     max_parallel_requests: int = Field(default=128, ge=1, description="requests in flight to one deployment")
     request_timeout: float = Field(default=600.0, gt=0, description="seconds for one answer")
-    max_response_bytes: int = Field(default=16 * MIB, ge=1024)
+    max_response_bytes: int = Field(default=16 * MIB, ge=1024, description="bytes of one answer at most")
     max_attempts: int = Field(default=5, ge=1, description="times a line is sent before it fails")
     max_throttled: int = Field(default=30, ge=1, description="429 answers a line takes before it fails")
     retry_base: float = Field(default=0.5, ge=0, description="seconds: the first retry waits up to this long")
@@ -46,10 +46,10 @@ class RunnerSettings(Settings):
     )
 
     step_slots: int = Field(default=8, ge=1, description="batches that this process moves on at a time")
-    reconcile_interval: float = Field(default=5.0, gt=0)
+    reconcile_interval: float = Field(default=5.0, gt=0, description="seconds between looks for batches that stand")
     stale_after: float = Field(
         default=15.0, gt=0, description="seconds without change after which a batch is looked at"
     )
     orphan_sweep_interval: float = Field(default=3600.0, gt=0, description="seconds between searches for leftovers")
     orphan_min_age: float = Field(default=3600.0, ge=0, description="seconds after which a leftover is one")
-    command_timeout: float = Field(default=10.0, gt=0)
+    command_timeout: float = Field(default=10.0, gt=0, description="seconds for another service to answer")

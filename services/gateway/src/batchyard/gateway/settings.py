@@ -14,24 +14,24 @@ MIB = 1024 * KIB
 class GatewaySettings(Settings):
     """Sizes are in bytes, times in seconds."""
 
-    host: str = "127.0.0.1"
+    host: str = Field(default="127.0.0.1", description="the address to listen on; 0.0.0.0 is every interface")
     port: int = Field(default=4000, ge=0, le=65_535, description="0: any free port")
     port_file: Path | None = Field(default=None, description="where the port is written once the gateway listens")
 
-    max_file_bytes: int = Field(default=512 * MIB, ge=1)
+    max_file_bytes: int = Field(default=512 * MIB, ge=1, description="of any file")
     max_batch_file_bytes: int = Field(default=200 * MIB, ge=1, description="for files of purpose batch")
     max_first_line_bytes: int = Field(
         default=MIB, ge=1, description="a longer first line is not checked at upload but by the batch"
     )
-    max_form_fields: int = Field(default=64, ge=1)
-    max_form_field_bytes: int = Field(default=64 * KIB, ge=1)
+    max_form_fields: int = Field(default=64, ge=1, description="in one upload")
+    max_form_field_bytes: int = Field(default=64 * KIB, ge=1, description="of a field that is not the file")
     max_body_bytes: int = Field(default=MIB, ge=1, description="of a request that is not an upload")
     max_inline_body_bytes: int = Field(
         default=8 * MIB, ge=1, description="of a request that brings the lines of a batch along"
     )
     inline_slots: int = Field(default=2, ge=1, description="such requests that are taken apart at a time")
 
-    command_timeout: float = Field(default=DEFAULT_TIMEOUT, gt=0)
+    command_timeout: float = Field(default=DEFAULT_TIMEOUT, gt=0, description="for a service to answer")
     validation_timeout: float = Field(default=300.0, gt=0, description="for a dry run, which reads the whole input")
     health_timeout: float = Field(default=2.0, gt=0, description="for each service to say how it is")
     read_timeout: float = Field(default=60.0, gt=0, description="between two chunks of a request's body")
