@@ -2,10 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,8 +55,10 @@ def line(number: int, model: str | None) -> bytes:
     return json.dumps({"custom_id": f"r{number}", "method": "POST", "url": ENDPOINT, "body": body}).encode()
 
 
-def write_config(path: Path, url: str) -> Path:
-    entries = [("llama", "llama-8b"), ("llama", "mistral"), ("q", "qwen"), ("team-*", "*")]
+ENTRIES = [("llama", "llama-8b"), ("llama", "mistral"), ("q", "qwen"), ("team-*", "*")]
+
+
+def write_config(path: Path, url: str, entries: Sequence[tuple[str, str]] = tuple(ENTRIES)) -> Path:
     document = {
         "model_list": [
             {"model_name": name, "litellm_params": {"model": f"hosted_vllm/{model}", "api_base": url}}
@@ -69,15 +73,28 @@ def write_config(path: Path, url: str) -> Path:
 
 
 @pytest.fixture
-async def yard(settings: Settings, messaging: Messaging, tmp_path: Path) -> AsyncIterator[Yard]:
-    async with running_sim(SimSettings(port=0, models=SERVED)) as sim:
-        config = write_config(tmp_path / "config.yaml", sim.url)
-        async with file_store_and_runner(settings, config=config):
+async def open_yard(settings: Settings, messaging: Messaging, tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
+    async with AsyncExitStack() as exits:
+
+        async def opened(base_latency: float = 0.0, **runner: Any) -> Yard:
+            sim = await exits.enter_async_context(
+                running_sim(SimSettings(port=0, models=SERVED, base_latency=base_latency))
+            )
+            config = write_config(tmp_path / "config.yaml", sim.url)
+            await exits.enter_async_context(file_store_and_runner(settings, config=config, **runner))
             objects = open_object_store(settings.object_store)
+            exits.push_async_callback(objects.close)
             caller = Caller(CommandClient(messaging.connection), objects)
             await caller.ready(CheckFileStore(), CheckBatchRunner())
-            yield Yard(sim, caller)
-            await objects.close()
+            return Yard(sim, caller)
+
+        yield opened
+
+
+@pytest.fixture
+async def yard(open_yard: Callable[..., Any]) -> Yard:
+    found: Yard = await open_yard()
+    return found
 
 
 async def test_the_id_goes_before_the_request_and_the_request_before_the_lines(
@@ -153,6 +170,36 @@ async def test_names_that_do_not_fit_are_told_with_their_line(yard: Yard, subtes
             assert batch.errors is not None
             assert [(problem.code, problem.line) for problem in batch.errors.data] == expected
     assert yard.sent() == []
+
+
+async def test_lines_of_several_models_may_use_any_of_their_names(open_yard: Callable[..., Any]) -> None:
+    yard = await open_yard(mixed_models=True)
+    names = ["fast", "llama", "hosted_vllm/llama", "own", "team-mistral", "q", "hosted_vllm/team-qwen"]
+    batch = await yard.run(None, None, *names)
+    assert (batch.status, batch.model, batch.request_counts.completed) == (BatchStatus.COMPLETED, None, 7)
+    reached = yard.sent()
+    assert reached.count("qwen") == 3
+    assert "mistral" in reached
+    assert set(reached) <= set(SERVED)
+
+
+async def test_one_model_of_several_may_vanish_for_a_while(open_yard: Callable[..., Any], tmp_path: Path) -> None:
+    yard = await open_yard(base_latency=0.1, mixed_models=True, config_poll_interval=0.02, max_parallel_requests=1)
+    names = [name for _ in range(20) for name in ("llama", "own", "team-mistral")]
+    file = await yard.call.upload(b"\n".join(line(number, name) for number, name in enumerate(names)))
+    batch = await yard.call(CreateBatch(input_file_id=file.id, endpoint=ENDPOINT))
+    await yard.call.until(batch.id, lambda _: yard.sim.state.log.total > 3)
+    write_config(tmp_path / "config.yaml", yard.sim.url, [("llama", "llama-8b"), ("team-qwen", "qwen")])
+    waiting = await yard.call.until(batch.id, lambda batch: batch.status_reason is not None)
+    assert waiting.status_reason == (
+        "The models 'team-mistral' and 'team-qwen' are no longer configured. The requests wait until that changes, the "
+        "others go on; none is lost."
+    )
+    await yard.call.until(batch.id, lambda batch: batch.request_counts.completed >= 20)
+    write_config(tmp_path / "config.yaml", yard.sim.url)
+    batch = await yard.call.ended(batch.id)
+    assert (batch.request_counts.completed, batch.request_counts.failed) == (60, 0)
+    assert yard.sim.state.log.total == 60
 
 
 async def test_models_and_aliases_are_listed_with_what_is_served_behind_patterns(yard: Yard) -> None:
