@@ -112,11 +112,13 @@ def _warn(config: Config) -> None:
 
 def _fingerprint(path: Path | None) -> _Fingerprint:
     """What changes when a file is written, replaced, or linked to another one; None for one that is not there."""
+    if path is None:
+        return None
     try:
-        found = os.stat(path) if path is not None else None  # noqa: PTH116  as below
+        found = path.stat()
     except OSError:
         return None
-    return found and (found.st_mtime_ns, found.st_size, found.st_ino, found.st_dev)
+    return found.st_mtime_ns, found.st_size, found.st_ino, found.st_dev
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> bool:

@@ -110,7 +110,7 @@ async def _work(
     await steps.declare()
     await messaging.connection.subscribe(subjects.ALL_CONTROL, cb=on_control)
     await messaging.broker.start()
-    _log.info("service.started")
+    _log.info("service.started", pools=pools.pools)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(steps.run(stop))
         tasks.create_task(pools.run(stop))

@@ -26,6 +26,11 @@ class PoolLoops:
         self._changed = asyncio.Event()
         self._stops: dict[str, asyncio.Event] = {}
 
+    @property
+    def pools(self) -> list[str]:
+        """The pools to serve."""
+        return sorted(self._wanted)
+
     def serve(self, pools: Iterable[str]) -> None:
         """Take the shards of these pools, and of no others; what is being worked on is finished."""
         self._wanted = frozenset(pools)
