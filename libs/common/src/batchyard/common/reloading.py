@@ -85,24 +85,20 @@ class _Follower:
         self._read = found
         try:
             config = await asyncio.to_thread(load_config, self._path, os.environ)
+            difference = changes(self._config, config)
+            if difference:
+                _warn(config)
+                self._use(config)
+                self._config = config
+                _log.info("config.changed", **difference)
+            elif was_asked:
+                _log.info("config.unchanged")
         except ConfigurationError as error:
             _log.error(
                 "config.rejected", errors=str(error).splitlines(), detail="the configuration before stays in force"
             )
-            return
-        difference = changes(self._config, config)
-        if not difference:
-            if was_asked:
-                _log.info("config.unchanged")
-            return
-        _warn(config)
-        try:
-            self._use(config)
         except Exception:  # noqa: BLE001  a bug met by one file must not end the service
             _log.exception("config.not_used")
-            return
-        self._config = config
-        _log.info("config.changed", **difference)
 
 
 def _warn(config: Config) -> None:
