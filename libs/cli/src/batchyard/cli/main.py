@@ -16,7 +16,6 @@ from batchyard.cli.interrupts import run_until_interrupted
 from batchyard.cli.stack import Address, default_data_dir
 from batchyard.cli.supervisor import Supervisor
 from batchyard.cli.up import UpOptions, reload, up
-from batchyard.cli.validating import ValidateOptions, validate
 from batchyard.vllm_sim.cli import sim
 
 _EXAMPLES = """\
@@ -169,6 +168,9 @@ def validate_command(
 
     The same code as in a running Batchyard finds what is wrong: JSON, custom_ids, URLs, models, sizes.
     """
+    # The code of the services: no other command needs it, and it takes half a second to import.
+    from batchyard.cli.validating import ValidateOptions, validate  # noqa: PLC0415
+
     options = ValidateOptions(file, endpoint, model, config, url, key, as_json)
     _run(lambda _: validate(options), when_interrupted=EXIT_INTERRUPTED)
 
