@@ -6,7 +6,7 @@ from urllib.parse import unquote
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from unit.gateway.rig import KEY, LINE, Served, error_of, raw_request, until
 
@@ -53,6 +53,12 @@ async def test_head_answers_the_headers_alone(gateway: Served, file_id: str) -> 
     assert response.headers["content-length"] == str(len(CONTENT))
 
 
+async def test_head_of_what_is_not_there_is_a_404_without_a_body(gateway: Served) -> None:
+    for path in ("/v1/files/file-nope", "/v1/files/file-nope/content"):
+        response = await gateway.http.head(path)
+        assert (response.status_code, response.content) == (404, b"")
+
+
 async def test_a_large_file_arrives_whole(gateway: Served) -> None:
     content = LINE * 100_000
     file_id = (await gateway.upload(content)).json()["id"]
@@ -68,7 +74,15 @@ async def test_an_empty_file_is_empty(gateway: Served) -> None:
 
 @pytest.mark.parametrize(
     ("sent", "first", "end"),
-    [("bytes=0-0", 0, 1), ("bytes=5-", 5, 2048), ("bytes=-3", 2045, 2048), ("bytes=2000-9999", 2000, 2048)],
+    [
+        ("bytes=0-0", 0, 1),
+        ("bytes=5-", 5, 2048),
+        ("bytes=-3", 2045, 2048),
+        ("bytes=-9999", 0, 2048),
+        ("bytes=2000-9999", 2000, 2048),
+        (f"bytes=1-{'9' * 30}", 1, 2048),
+        ("Bytes= 7-9", 7, 10),
+    ],
 )
 async def test_a_range_is_answered_with_that_part(
     gateway: Served, file_id: str, sent: str, first: int, end: int
@@ -79,8 +93,9 @@ async def test_a_range_is_answered_with_that_part(
     assert response.headers["content-length"] == str(end - first)
 
 
-async def test_a_range_beyond_the_end_is_a_416(gateway: Served, file_id: str) -> None:
-    response = await gateway.http.get(f"/v1/files/{file_id}/content", headers={"range": "bytes=2048-"})
+@pytest.mark.parametrize("sent", ["bytes=2048-", "bytes=9999-10000", "bytes=-0", f"bytes={'9' * 30}-"])
+async def test_a_range_beyond_the_end_is_a_416(gateway: Served, file_id: str, sent: str) -> None:
+    response = await gateway.http.get(f"/v1/files/{file_id}/content", headers={"range": sent})
     assert response.status_code == 416
     assert response.headers["content-range"] == "bytes */2048"
     assert error_of(response)["param"] == "Range"
@@ -92,8 +107,10 @@ async def test_a_range_that_is_not_one_range_is_the_whole(gateway: Served, file_
     assert (response.status_code, response.content) == (200, CONTENT)
 
 
-async def test_a_range_of_something_else_is_the_whole(gateway: Served, file_id: str) -> None:
-    headers = {"range": "bytes=0-1", "if-range": '"other"'}
+@pytest.mark.parametrize("condition", ['"other"', "W/{}", "Wed, 21 Oct 2015 07:28:00 GMT"])
+async def test_a_range_of_something_else_is_the_whole(gateway: Served, file_id: str, condition: str) -> None:
+    etag = (await gateway.http.head(f"/v1/files/{file_id}/content")).headers["etag"]
+    headers = {"range": "bytes=0-1", "if-range": condition.format(etag)}
     response = await gateway.http.get(f"/v1/files/{file_id}/content", headers=headers)
     assert response.status_code == 200
 
@@ -168,11 +185,40 @@ def test_a_range_is_a_slice(size: int, first: int | None, last: int | None) -> N
         assert content[found.start : found.start + found.length] == expected != b""
 
 
-@given(st.text())
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=1024) | st.lists(
+    st.sampled_from(
+        ["..", ".", "/", "\\", "\r\n", "\x00", '"', "%22", "%", ";", "é", "😀", "\u202e", "a", " ", ".jsonl"]
+    )
+).map("".join)
+
+
+@given(NAMES)
+@example("")
+@example("..")
+@example("\r\nset-cookie: a=b")
+@example("../../etc/passwd")
+@example("C:\\con")
+@example("😀" * 1024)
 def test_any_name_makes_a_safe_header(name: str) -> None:
-    header = content_disposition(name.encode("utf-8", "replace").decode())
+    header = content_disposition(name)
     assert header.isascii()
     assert header.isprintable()
+    assert len(header) < 2000
     plain, _, encoded = header.partition("; filename*=UTF-8''")
     assert plain.count('"') == 2
-    assert unquote(encoded) == name.encode("utf-8", "replace").decode()
+    for shown in (plain.removeprefix('attachment; filename="').removesuffix('"'), unquote(encoded, errors="strict")):
+        assert shown.strip(". ")
+        assert not set(shown) & set("/\\\r\n\0")
+        assert len(shown.encode()) <= 255 or not shown.isascii()
+        assert shown.isprintable()
+
+
+@given(st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters="/\\%."), min_size=1, max_size=100))
+def test_an_ordinary_name_is_kept(name: str) -> None:
+    assert unquote(content_disposition(name).partition("UTF-8''")[2]) == name
+
+
+def test_a_long_name_keeps_its_extension() -> None:
+    shown = unquote(content_disposition("x" * 1000 + ".jsonl").partition("UTF-8''")[2])
+    assert shown.endswith(".jsonl")
+    assert len(shown) < 150

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from batchyard.gateway.errors import RangeNotSatisfiable
 
-_ONE_RANGE = re.compile(r"bytes=[ \t]*(?P<first>[0-9]{0,19})-(?P<last>[0-9]{0,19})[ \t]*", re.IGNORECASE | re.ASCII)
+_ONE_RANGE = re.compile(r"bytes=[ \t]*(?P<first>[0-9]{0,999})-(?P<last>[0-9]{0,999})[ \t]*", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

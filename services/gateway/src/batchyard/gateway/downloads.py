@@ -13,9 +13,12 @@ from batchyard.common.errors import NotFound
 from batchyard.common.objects import ObjectNotFound
 from batchyard.gateway.byte_range import ByteRange, parse_range
 from batchyard.gateway.caller import Caller
+from batchyard.gateway.multipart import clean_filename
 
 _MEDIA_TYPE = "application/octet-stream"
 _FALLBACK_NAME = "file"
+_MAX_CHARACTERS = 120  # file systems have 255 bytes for a name, and clients a few thousand for a header
+_TAIL = 20
 
 
 async def download_file(request: Request, caller: Caller, file_id: str) -> Response:
@@ -77,9 +80,18 @@ class ContentResponse(StreamingResponse):
 
 
 def content_disposition(filename: str) -> str:
-    """An `attachment` header: a plain ASCII name for old clients, the true one as RFC 5987 has it."""
-    plain = "".join(c if c.isascii() and c.isprintable() and c not in '"\\%' else "_" for c in filename)
-    return f"attachment; filename=\"{plain or _FALLBACK_NAME}\"; filename*=UTF-8''{quote(filename, safe='')}"
+    """An `attachment` header with a name that any client can save under.
+
+    A plain ASCII name for old clients, the true one as RFC 8187 has it. A publisher on NATS may name a file anything:
+    of that, directories and control characters are left out, and the middle of a name too long for a file system.
+    """
+    name = clean_filename(filename)
+    if not name.strip("."):
+        name = _FALLBACK_NAME
+    elif len(name) > _MAX_CHARACTERS:
+        name = f"{name[: _MAX_CHARACTERS - _TAIL]}…{name[-_TAIL:]}"
+    plain = "".join(c if c.isascii() and c not in '"\\%' else "_" for c in name)
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
 
 
 def _headers(download: Download) -> dict[str, str]:
