@@ -47,17 +47,24 @@ class Way:
     Attributes:
         service: Whose process dies there.
         cancelled: Whether the batch is cancelled once all of its lines but the last ones of each shard are answered.
+        in_parts: Whether the input comes in parts.
         environment: Settings of the service that lead there.
     """
 
     service: str = RUNNER
     cancelled: bool = False
+    in_parts: bool = False
     environment: dict[str, object] = field(default_factory=dict)
 
 
 WAYS = {
     "file.stored": Way(FILE_STORE),
     "file.recorded": Way(FILE_STORE),
+    "part.counted": Way(FILE_STORE, in_parts=True),
+    "part.recorded": Way(FILE_STORE, in_parts=True),
+    "upload.joined": Way(FILE_STORE, in_parts=True),
+    "upload.completed": Way(FILE_STORE, in_parts=True),
+    "parts.removed": Way(FILE_STORE, in_parts=True, environment={"expiry_interval": 0.2}),
     "batch.claimed": Way(),
     "batch.recorded": Way(),
     "input.pinned": Way(),
@@ -114,6 +121,25 @@ class Site:
         )
         return str(file["id"])
 
+    async def upload_in_parts(self, lines: list[Line]) -> str:
+        content = encoded(lines)
+        wanted = {"bytes": len(content), "filename": "in.jsonl", "mime_type": "application/jsonl", "purpose": "batch"}
+        upload = await self.system.call("POST", "/uploads", json=wanted, headers={"x-litellm-model": MODEL})
+        middle = len(content) // 2
+        part_ids = [
+            (await self.system.call("POST", f"/uploads/{upload['id']}/parts", files={"data": data}))["id"]
+            for data in (content[:middle], content[middle:])
+        ]
+        answers = [
+            await self.system.call("POST", f"/uploads/{upload['id']}/complete", json={"part_ids": part_ids})
+            for _ in range(2)
+        ]
+        assert answers[0] == answers[1]
+        files = await self.system.call("GET", "/files", params={"purpose": "batch"})
+        assert [file["id"] for file in files["data"]].count(answers[0]["file"]["id"]) == 1
+        assert await self.system.call("GET", f"/uploads/{upload['id']}") == answers[0]
+        return str(answers[0]["file"]["id"])
+
     async def create(self, file_id: str) -> str:
         order = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
         batch = await self.system.call("POST", "/batches", json=order)
@@ -155,7 +181,7 @@ async def test_a_process_killed_there_is_made_up_for(site: Site, point: str, tmp
     way = WAYS[point]
     lines = cut_short() if way.cancelled else ordinary(LINES)
     async with site.armed(way.service, point, tmp_path / "marker", **way.environment):
-        file_id = await site.upload(lines)
+        file_id = await (site.upload_in_parts(lines) if way.in_parts else site.upload(lines))
         batch_id = await site.create(file_id)
         if way.cancelled:
             durable = sum(line.fate != "left" for line in lines)
@@ -163,6 +189,8 @@ async def test_a_process_killed_there_is_made_up_for(site: Site, point: str, tmp
             await site.cancel(batch_id)
         await check_ended_well(site.system, await site.system.ended(batch_id), lines)
         assert await site.batches_over(file_id) == [batch_id]
+        if way.in_parts:  # what comes after an upload's end comes by itself
+            await until_found(lambda: (tmp_path / "marker").exists() or None)
     assert (tmp_path / "marker").exists(), "the point was not reached"
 
 

@@ -10,7 +10,7 @@ from batchyard.batch_runner import app as batch_runner
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.common.contracts.base import Command
 from batchyard.common.contracts.batches import Batch, GetBatch
-from batchyard.common.contracts.files import CreateFile, File, OpenDownload, OpenUpload, Purpose
+from batchyard.common.contracts.files import CreateFile, File, OpenDownload, OpenPlace, Purpose
 from batchyard.common.errors import ServiceUnavailable
 from batchyard.common.messaging.commands import CommandClient
 from batchyard.common.objects import ObjectStore, read
@@ -71,7 +71,7 @@ class Caller:
                     await asyncio.sleep(0.02)
 
     async def upload(self, content: bytes, *, model: str | None = None, filename: str = "in.jsonl") -> File:
-        place = await self(OpenUpload())
+        place = await self(OpenPlace())
         await self._objects.put(place.object_key, content)
         command = CreateFile(filename=filename, purpose=Purpose.BATCH, object_key=place.object_key, model=model)
         file: File = await self(command)

@@ -15,7 +15,7 @@ from batchyard.common.contracts.batches import (
     CreateBatch,
     ListBatches,
 )
-from batchyard.common.contracts.files import CreateFile, DeleteFile, GetFile, OpenUpload, Purpose
+from batchyard.common.contracts.files import CreateFile, DeleteFile, GetFile, OpenPlace, Purpose
 from batchyard.common.errors import ApiError, Conflict, InvalidRequest, NotFound
 from batchyard.common.ids import decode_id
 
@@ -131,18 +131,18 @@ async def test_lines_that_come_along_under_a_key_make_one_batch_and_one_file(off
 
 async def test_a_claim_for_lines_without_its_batch_is_made_good(office: Office) -> None:
     """A process was killed after it had claimed a place for the lines: that place becomes the file."""
-    place = await office.call(OpenUpload())
+    place = await office.call(OpenPlace())
     await office.objects.put(place.object_key, chat_line("a", "hi"))
     command = CreateBatch(upload_key=place.object_key, input_digest="d", endpoint=ENDPOINT, idempotency_key="k")
     await Claims(office.messaging.js).claim(office.call.tenant, command)
-    other = await office.call(OpenUpload())
+    other = await office.call(OpenPlace())
     await office.objects.put(other.object_key, chat_line("a", "hi"))
     batch = await office.call(command.model_copy(update={"upload_key": other.object_key}))
     assert batch.input_file_id == place.file_id
 
 
 async def test_the_place_of_another_tenant_is_no_input(office: Office) -> None:
-    place = await office.caller("other")(OpenUpload())
+    place = await office.caller("other")(OpenPlace())
     await office.objects.put(place.object_key, chat_line("a", "hi"))
     with pytest.raises(InvalidRequest, match="No such upload"):
         await office.call(CreateBatch(upload_key=place.object_key, endpoint=ENDPOINT))
@@ -166,7 +166,7 @@ async def test_the_lines_are_said_in_one_way(
 
 
 async def test_a_file_that_is_no_input_is_refused(office: Office) -> None:
-    place = await office.call(OpenUpload())
+    place = await office.call(OpenPlace())
     await office.objects.put(place.object_key, b"x")
     file = await office.call(CreateFile(filename="x", purpose=Purpose.ASSISTANTS, object_key=place.object_key))
     with pytest.raises(InvalidRequest, match="purpose 'assistants'"):

@@ -9,7 +9,7 @@ from nats.js import JetStreamContext
 
 from batchyard.batch_runner.validate import MAX_PROBLEMS
 from batchyard.common.contracts.batches import BatchValidation, CreateBatch, ListBatches, ValidateBatch
-from batchyard.common.contracts.files import OpenUpload
+from batchyard.common.contracts.files import OpenPlace
 from batchyard.common.errors import ApiError, ServiceUnavailable
 from batchyard.common.messaging.topology import BATCHES_BUCKET, CREATIONS_BUCKET, STEPS
 
@@ -72,7 +72,7 @@ async def test_lines_that_come_along_are_checked_where_they_are(office: Office) 
     verdict = await office.call(ValidateBatch(requests=requests, endpoint=ENDPOINT))
     assert [(problem.code, problem.line) for problem in verdict.errors.data] == [("model_not_found", 2)]
     assert await office.keys() == []
-    place = await office.call(OpenUpload())
+    place = await office.call(OpenPlace())
     await office.objects.put(place.object_key, SOUND)
     verdict = await office.call(ValidateBatch(upload_key=place.object_key, endpoint=ENDPOINT))
     assert (verdict.valid, verdict.model, verdict.input_file_id) == (True, MODEL, None)

@@ -13,7 +13,7 @@ from batchyard.batch_runner.tally import ShardProgress
 from batchyard.common import subjects
 from batchyard.common.contracts.batches import BatchStatus, CancelBatch, CreateBatch, GetBatch, ListBatches
 from batchyard.common.contracts.events import BatchEvent
-from batchyard.common.contracts.files import CreateFile, DeleteFile, ExpiresAfter, GetFile, OpenUpload, Purpose
+from batchyard.common.contracts.files import CreateFile, DeleteFile, ExpiresAfter, GetFile, OpenPlace, Purpose
 from batchyard.common.contracts.models import ListModels
 from batchyard.common.errors import ApiError, Conflict, InvalidRequest, NotFound
 from batchyard.common.ids import decode_id
@@ -303,7 +303,7 @@ async def test_a_batch_that_cannot_be_is_refused_at_once(
 
 async def test_a_file_of_another_purpose_is_no_input(open_yard: Any) -> None:
     yard = await open_yard()
-    place = await yard.call(OpenUpload())
+    place = await yard.call(OpenPlace())
     await yard.objects.put(place.object_key, b"x")
     file = await yard.call(CreateFile(filename="x", purpose=Purpose.ASSISTANTS, object_key=place.object_key))
     with pytest.raises(InvalidRequest, match="purpose 'assistants'"):

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.batch_create_params import BatchCreateParams
+from openai.types.uploads import UploadPart
 from pydantic import ValidationError
 
-from batchyard.common.contracts import batches, billing, files, health, models
+from batchyard.common.contracts import batches, billing, files, health, models, uploads
 from batchyard.common.contracts.base import Command, Reply
 from batchyard.common.contracts.batches import Batch, BatchErrors, BatchProblem, BatchStatus, RequestCounts, Usage
 from batchyard.common.contracts.events import BatchEvent
@@ -40,7 +41,7 @@ USAGES = st.builds(Usage.of, st.integers(0), st.integers(0), st.integers(0), st.
 def commands(root: type = Command) -> list[type[Command[Batch]]]:
     children: Sequence[type[Command[Batch]]] = root.__subclasses__()
     found = [kind for child in children for kind in (child, *commands(child))]
-    ours = {module.__name__ for module in (batches, billing, files, health, models)}
+    ours = {module.__name__ for module in (batches, billing, files, health, models, uploads)}
     return [kind for kind in found if kind.__module__ in ours and "verb" in vars(kind)]
 
 
@@ -48,6 +49,29 @@ def test_openai_reads_our_file() -> None:
     read = openai.types.FileObject.model_validate_json(FILE.model_dump_json(), strict=True)
     assert (read.id, read.bytes, read.purpose, read.status) == ("file-1", 3, "batch", "processed")
     assert read.model_extra == {}
+
+
+def test_openai_reads_our_upload() -> None:
+    upload = uploads.Upload(
+        id="upload_1",
+        bytes=3,
+        created_at=1,
+        expires_at=3601,
+        filename="a.jsonl",
+        purpose=Purpose.BATCH,
+        status=uploads.UploadStatus.COMPLETED,
+        file=FILE,
+    )
+    read = openai.types.Upload.model_validate_json(upload.model_dump_json(), strict=True)
+    assert (read.id, read.status, read.model_extra) == ("upload_1", "completed", {})
+    assert read.file is not None
+    assert read.file.id == FILE.id
+    part = uploads.UploadPart(id="part_1", created_at=1, upload_id="upload_1")
+    assert UploadPart.model_validate_json(part.model_dump_json(), strict=True).model_extra == {}
+
+
+def test_every_status_of_an_upload_is_one_of_openais() -> None:
+    assert set(get_args(openai.types.Upload.model_fields["status"].annotation)) == set(uploads.UploadStatus)
 
 
 OURS = {"retry_of", "status_reason"}

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchyard.common.errors import InvalidRequest
-from batchyard.gateway.first_line import FirstLine
+from batchyard.common.first_line import FirstLine
 
 
 def judge(content: bytes, cuts: list[int], max_bytes: int = 1000) -> str | None:

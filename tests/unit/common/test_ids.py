@@ -3,6 +3,7 @@
 import base64
 import time
 from datetime import UTC, datetime
+from typing import get_args
 
 import pytest
 from hypothesis import assume, given
@@ -16,6 +17,7 @@ from litellm.proxy.openai_files_endpoints.common_utils import (
 from batchyard.common.ids import (
     Kind,
     ModelId,
+    ModelKind,
     created_at_of,
     decode_id,
     encode_id,
@@ -55,12 +57,12 @@ def test_without_a_model_the_id_stays_raw() -> None:
 
 
 @given(kind=KINDS, raw=TRICKY_TEXT, model=TRICKY_TEXT)
-def test_every_raw_id_and_model_name_come_back(kind: Kind, raw: str, model: str) -> None:
+def test_every_raw_id_and_model_name_come_back(kind: ModelKind, raw: str, model: str) -> None:
     assert decode_id(encode_id(kind, raw, model)) == ModelId(raw, model)
 
 
 @given(kind=KINDS, raw=TRICKY_TEXT, model=TRICKY_TEXT)
-def test_an_encoded_id_is_safe_in_a_url_path(kind: Kind, raw: str, model: str) -> None:
+def test_an_encoded_id_is_safe_in_a_url_path(kind: ModelKind, raw: str, model: str) -> None:
     encoded = encode_id(kind, raw, model)
     assert encoded.isascii()
     assert encoded.replace("-", "").replace("_", "").isalnum()
@@ -72,20 +74,20 @@ def test_any_other_text_is_its_own_raw_id(text: str) -> None:
 
 
 @given(kind=KINDS, data=st.binary())
-def test_any_other_base64_is_its_own_raw_id(kind: Kind, data: bytes) -> None:
+def test_any_other_base64_is_its_own_raw_id(kind: ModelKind, data: bytes) -> None:
     assume(not data.startswith(b"litellm:"))
     value = raw_id_of(kind, unpadded(data))
     assert decode_id(value) == ModelId(value, None)
 
 
 @given(kind=KINDS, broken=st.sampled_from([b"\xff", b"\xc3", b"\xed\xa0\x80"]), model=st.binary())
-def test_bytes_that_are_not_utf8_are_no_encoding(kind: Kind, broken: bytes, model: bytes) -> None:
+def test_bytes_that_are_not_utf8_are_no_encoding(kind: ModelKind, broken: bytes, model: bytes) -> None:
     value = raw_id_of(kind, unpadded(b"litellm:file-1;model," + model + broken))
     assert decode_id(value) == ModelId(value, None)
 
 
 @given(kind=KINDS, raw=ANY_TEXT, model=ANY_TEXT, padding=st.sampled_from(["=", "==", "===", "\n", " "]))
-def test_padding_is_no_part_of_an_encoding(kind: Kind, raw: str, model: str, padding: str) -> None:
+def test_padding_is_no_part_of_an_encoding(kind: ModelKind, raw: str, model: str, padding: str) -> None:
     value = encode_id(kind, raw, model) + padding
     assert decode_id(value) == ModelId(value, None)
 
@@ -112,7 +114,7 @@ def test_an_encoding_without_its_prefix_is_not_read() -> None:
 
 
 @given(kind=KINDS, uuid=UUID_HEX, model=PLAIN_TEXT)
-def test_litellm_reads_our_ids(kind: Kind, uuid: str, model: str) -> None:
+def test_litellm_reads_our_ids(kind: ModelKind, uuid: str, model: str) -> None:
     raw = raw_id_of(kind, uuid)
     encoded = encode_id(kind, raw, model)
     assert get_original_file_id(encoded) == raw
@@ -120,7 +122,7 @@ def test_litellm_reads_our_ids(kind: Kind, uuid: str, model: str) -> None:
 
 
 @given(kind=KINDS, uuid=UUID_HEX, model=PLAIN_TEXT)
-def test_we_read_the_ids_of_litellm(kind: Kind, uuid: str, model: str) -> None:
+def test_we_read_the_ids_of_litellm(kind: ModelKind, uuid: str, model: str) -> None:
     raw = raw_id_of(kind, uuid)
     assert decode_id(encode_file_id_with_model(raw, model, kind)) == ModelId(raw, model)
 
@@ -129,14 +131,14 @@ def test_a_percent_sign_that_litellm_left_alone_is_read_as_it_is() -> None:
     assert decode_id(encode_file_id_with_model("file-1", "llama-100%")) == ModelId("file-1", "llama-100%")
 
 
-@pytest.mark.parametrize("kind", ["file", "batch"])
+@pytest.mark.parametrize("kind", get_args(Kind))
 def test_new_ids_sort_by_the_time_they_were_made(kind: Kind) -> None:
     made = [new_raw_id(kind) for _ in range(5000)]
     assert made == sorted(made)
     assert len(set(made)) == len(made)
 
 
-@pytest.mark.parametrize("kind", ["file", "batch"])
+@pytest.mark.parametrize("kind", get_args(Kind))
 def test_a_new_id_tells_when_it_was_made(kind: Kind) -> None:
     before = int(time.time())
     made = created_at_of(new_raw_id(kind))
@@ -157,11 +159,9 @@ def test_what_is_not_a_raw_id_has_no_time(value: str) -> None:
         created_at_of(value)
 
 
-@pytest.mark.parametrize("kind", ["file", "batch"])
+@pytest.mark.parametrize("kind", get_args(Kind))
 def test_a_new_id_is_raw_for_its_own_kind_only(kind: Kind) -> None:
-    other: Kind = "batch" if kind == "file" else "file"
-    assert is_raw_id(kind, new_raw_id(kind))
-    assert not is_raw_id(other, new_raw_id(kind))
+    assert [other for other in get_args(Kind) if is_raw_id(other, new_raw_id(kind))] == [kind]
 
 
 @pytest.mark.parametrize(

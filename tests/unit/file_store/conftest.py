@@ -5,19 +5,22 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from unit.file_store.rig import CLAIM_WITHIN, Rig
+from unit.file_store.rig import CLAIM_WITHIN, LIMITS, Rig
 
 from batchyard.common.clock import ManualClock
 from batchyard.common.health import HealthChecks
 from batchyard.common.messaging.commands import CommandClient
 from batchyard.common.messaging.records import Records
-from batchyard.common.messaging.topology import FILES_BUCKET
+from batchyard.common.messaging.topology import FILES_BUCKET, PARTS_BUCKET, UPLOADS_BUCKET
 from batchyard.common.objects import LocalObjectStore, ObjectStore
 from batchyard.common.service import Messaging
 from batchyard.file_store.files import Files
 from batchyard.file_store.handlers import SERVICE, command_router
 from batchyard.file_store.store import FileRecord
 from batchyard.file_store.upkeep import Upkeep
+from batchyard.file_store.upload import PartRecord, UploadRecord
+from batchyard.file_store.upload_upkeep import UploadUpkeep
+from batchyard.file_store.uploads import Uploads
 
 
 @pytest.fixture
@@ -28,18 +31,25 @@ async def objects(tmp_path: Path) -> AsyncIterator[ObjectStore]:
 
 
 @pytest.fixture
-async def rig(messaging: Messaging, objects: ObjectStore) -> Rig:
+async def rig(messaging: Messaging, objects: ObjectStore) -> AsyncIterator[Rig]:
     records = Records(messaging.js, FILES_BUCKET, FileRecord)
     clock = ManualClock(time.time())  # objects and IDs are stamped by the real one
     files = Files(records, objects, clock, CLAIM_WITHIN)
+    upload_records = Records(messaging.js, UPLOADS_BUCKET, UploadRecord)
+    part_records = Records(messaging.js, PARTS_BUCKET, PartRecord)
+    uploads = Uploads(upload_records, part_records, files, objects, clock, LIMITS, 1024)
     health = HealthChecks(SERVICE, {"object_store": objects.check})
-    messaging.broker.include_router(command_router(files, health))
+    messaging.broker.include_router(command_router(files, uploads, health))
     await messaging.broker.start()
-    return Rig(
+    yield Rig(
         client=CommandClient(messaging.connection, timeout=5.0),
         files=files,
         upkeep=Upkeep(files, records, objects, clock, CLAIM_WITHIN),
+        upload_upkeep=UploadUpkeep(upload_records, part_records, files, objects, clock, CLAIM_WITHIN),
         records=records,
+        upload_records=upload_records,
+        part_records=part_records,
         objects=objects,
         clock=clock,
     )
+    await uploads.close()

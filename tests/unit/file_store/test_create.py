@@ -11,7 +11,7 @@ from batchyard.common.contracts.files import (
     ExpiresAfter,
     GetFile,
     ListFiles,
-    OpenUpload,
+    OpenPlace,
     Purpose,
 )
 from batchyard.common.errors import InvalidRequest, NotFound, ServiceUnavailable
@@ -38,7 +38,7 @@ async def test_a_claimed_upload_is_the_file_it_was_opened_as(rig: Rig) -> None:
 
 
 async def test_opening_an_upload_records_nothing(rig: Rig) -> None:
-    upload = await rig.call(OpenUpload())
+    upload = await rig.call(OpenPlace())
     assert upload.object_key == file_key(TENANT, upload.file_id.removeprefix("file-"))
     assert (await rig.call(ListFiles())).data == []
 
@@ -71,7 +71,7 @@ async def test_the_public_id_carries_the_model(rig: Rig) -> None:
 
 
 async def test_an_upload_without_bytes_cannot_be_claimed(rig: Rig) -> None:
-    upload = await rig.call(OpenUpload())
+    upload = await rig.call(OpenPlace())
     with pytest.raises(InvalidRequest, match="No such upload") as caught:
         await rig.call(claim(upload.object_key))
     assert caught.value.param == "object_key"
@@ -98,7 +98,7 @@ async def test_an_upload_too_old_to_claim_is_refused_before_the_sweep_would_take
     rig.clock.advance(CLAIM_WITHIN + CLAIM_GRACE / 2)
     with pytest.raises(InvalidRequest, match="No such upload"):
         await rig.call(claim(upload.object_key))
-    await rig.upkeep.sweep_uploads()
+    await rig.upkeep.sweep_places()
     assert await rig.has_bytes(upload.object_key)
 
 
@@ -164,7 +164,7 @@ async def test_expiry_counts_from_creation(rig: Rig) -> None:
 
 async def test_a_tenant_too_long_for_a_key_is_refused_clearly(rig: Rig) -> None:
     with pytest.raises(InvalidRequest, match="cannot hold this tenant's files"):
-        await rig.call(OpenUpload(), "t" * 300)
+        await rig.call(OpenPlace(), "t" * 300)
 
 
 async def test_an_object_store_that_is_away_is_told(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from unit.file_store.rig import LINE, TENANT
 
-from batchyard.common.contracts.files import CreateFile, File, ListFiles, OpenDownload, OpenUpload, Purpose
+from batchyard.common.contracts.files import CreateFile, File, ListFiles, OpenDownload, OpenPlace, Purpose
 from batchyard.common.contracts.health import CheckFileStore, Health
 from batchyard.common.errors import ServiceUnavailable
 from batchyard.common.messaging.commands import CommandClient
@@ -101,7 +101,7 @@ async def test_an_upload_opened_before_a_kill_is_claimed_after_it(
 ) -> None:
     async with running(settings, log) as process:
         await answering(client)
-        upload = await client.call(TENANT, OpenUpload())
+        upload = await client.call(TENANT, OpenPlace())
         process.kill()
         await process.wait()
     await objects.put(upload.object_key, LINE.encode())

@@ -53,15 +53,15 @@ async def test_an_upload_never_claimed_is_swept(rig: Rig) -> None:
     upload = await rig.upload()
     rig.clock.advance(TOO_OLD)
     with capture_logs() as logs:
-        await rig.upkeep.sweep_uploads()
+        await rig.upkeep.sweep_places()
     assert not await rig.has_bytes(upload.object_key)
-    assert [log["object_key"] for log in logs if log["event"] == "upload.swept"] == [upload.object_key]
+    assert [log["object_key"] for log in logs if log["event"] == "place.swept"] == [upload.object_key]
 
 
 async def test_a_young_upload_is_not_swept(rig: Rig) -> None:
     upload = await rig.upload()
     rig.clock.advance(CLAIM_WITHIN - 60)
-    await rig.upkeep.sweep_uploads()
+    await rig.upkeep.sweep_places()
     claim = CreateFile(filename="a.jsonl", purpose=Purpose.BATCH, object_key=upload.object_key)
     assert (await rig.call(claim)).id == upload.file_id
 
@@ -69,7 +69,7 @@ async def test_a_young_upload_is_not_swept(rig: Rig) -> None:
 async def test_a_files_bytes_are_not_swept(rig: Rig) -> None:
     file = await rig.create()
     rig.clock.advance(TOO_OLD)
-    await rig.upkeep.sweep_uploads()
+    await rig.upkeep.sweep_places()
     assert await rig.has_bytes(await key_of(rig, file))
 
 
@@ -79,7 +79,7 @@ async def test_bytes_that_a_crash_left_after_their_record_was_deleted_are_swept(
     (entry,) = [entry async for entry in rig.records.list("")]
     await rig.records.delete(entry.key, entry.revision)
     rig.clock.advance(TOO_OLD)
-    await rig.upkeep.sweep_uploads()
+    await rig.upkeep.sweep_places()
     assert not await rig.has_bytes(key)
 
 
@@ -87,7 +87,7 @@ async def test_bytes_that_a_crash_left_after_their_record_was_deleted_are_swept(
 async def test_objects_that_are_no_uploads_are_left_alone(rig: Rig, key: str) -> None:
     await rig.objects.put(key, b"x")
     rig.clock.advance(TOO_OLD)
-    await rig.upkeep.sweep_uploads()
+    await rig.upkeep.sweep_places()
     assert await rig.has_bytes(key)
 
 
@@ -96,5 +96,5 @@ async def test_nothing_is_swept_when_the_records_are_missing_as_a_whole(rig: Rig
     rig.clock.advance(TOO_OLD)
     await messaging.js.delete_stream(f"KV_{FILES_BUCKET}")
     with pytest.raises(ServiceUnavailable):
-        await rig.upkeep.sweep_uploads()
+        await rig.upkeep.sweep_places()
     assert await rig.has_bytes(upload.object_key)

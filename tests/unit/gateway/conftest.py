@@ -12,12 +12,15 @@ from batchyard.common.clock import SystemClock
 from batchyard.common.config import Config
 from batchyard.common.health import HealthChecks
 from batchyard.common.messaging.records import Records
-from batchyard.common.messaging.topology import FILES_BUCKET
+from batchyard.common.messaging.topology import FILES_BUCKET, PARTS_BUCKET, UPLOADS_BUCKET
 from batchyard.common.service import Messaging, open_objects
 from batchyard.common.settings import Settings
 from batchyard.file_store.files import Files
 from batchyard.file_store.handlers import command_router
+from batchyard.file_store.settings import FileStoreSettings
 from batchyard.file_store.store import FileRecord
+from batchyard.file_store.upload import PartRecord, UploadRecord
+from batchyard.file_store.uploads import Uploads
 from batchyard.gateway.settings import GatewaySettings
 
 
@@ -32,12 +35,22 @@ async def services(messaging: Messaging, settings: Settings, recorder: Recorder)
     async with open_objects(settings) as objects:
         records = Records(messaging.js, FILES_BUCKET, FileRecord)
         files = Files(records, objects, SystemClock(), 86_400)
+        uploads = Uploads(
+            Records(messaging.js, UPLOADS_BUCKET, UploadRecord),
+            Records(messaging.js, PARTS_BUCKET, PartRecord),
+            files,
+            objects,
+            SystemClock(),
+            FileStoreSettings().upload_limits,
+            1 << 20,
+        )
         health = HealthChecks("file-store", {"object_store": objects.check})
-        messaging.broker.include_router(command_router(files, health))
+        messaging.broker.include_router(command_router(files, uploads, health))
         messaging.broker.include_router(batch_runner(recorder))
         messaging.broker.include_router(billing(recorder))
         await messaging.broker.start()
         yield messaging
+        await uploads.close()
 
 
 @pytest.fixture

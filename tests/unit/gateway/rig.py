@@ -46,14 +46,23 @@ class Served:
         """Upload a file, for a batch unless `fields` says otherwise."""
         return await self.http.post("/v1/files", data={"purpose": "batch"} | fields, files={"file": (name, content)})
 
-    async def send_form(self, *chunks: bytes, **headers: str) -> httpx.Response:
+    async def send_form(self, *chunks: bytes, path: str = "/v1/files", **headers: str) -> httpx.Response:
         """Send the body of a form in these chunks, without a Content-Length, as Node does."""
 
         async def body() -> AsyncIterator[bytes]:
             for chunk in chunks:
                 yield chunk
 
-        return await self.http.post("/v1/files", content=body(), headers={"content-type": FORM} | headers)
+        return await self.http.post(path, content=body(), headers={"content-type": FORM} | headers)
+
+    async def announce(self, size: int, **more: Any) -> httpx.Response:
+        """Create an upload, of user data unless `more` says otherwise; a member that is `...` is left out."""
+        body = {"bytes": size, "filename": "notes.txt", "mime_type": "text/plain", "purpose": "user_data"} | more
+        return await self.http.post("/v1/uploads", json={key: value for key, value in body.items() if value is not ...})
+
+    async def add_part(self, upload_id: str, content: bytes) -> httpx.Response:
+        """Send one part as the SDKs do."""
+        return await self.http.post(f"/v1/uploads/{upload_id}/parts", files={"data": ("upload", content)})
 
 
 Start = Callable[..., Awaitable[Served]]

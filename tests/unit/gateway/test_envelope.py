@@ -24,7 +24,9 @@ UNKNOWN = [
 ]
 NOT_ALLOWED = [
     ("PUT", "/v1/files", "GET, POST"),
-    ("POST", "/v1/files/x", "GET, DELETE"),
+    ("POST", "/v1/files/x", "GET, HEAD, DELETE"),
+    ("DELETE", "/v1/uploads/x", "GET"),
+    ("GET", "/uploads/x/parts", "POST"),
     ("DELETE", "/files/x/content", "GET, HEAD"),
     ("DELETE", "/v1/batches/x", "GET"),
     ("GET", "/v1/batches/x/cancel", "POST"),
@@ -143,6 +145,7 @@ async def test_the_document_describes_every_operation(gateway: Served) -> None:
     }
     assert set(operations) == {
         *("create_file", "list_files", "get_file", "delete_file", "get_file_content"),
+        *("create_upload", "get_upload", "add_upload_part", "complete_upload", "cancel_upload"),
         *("create_batch", "list_batches", "get_batch", "cancel_batch", "retry_batch", "get_batch_results"),
         *("list_models", "get_model", "get_spend_logs", "get_spend_summary", "get_liveness", "get_readiness"),
     }

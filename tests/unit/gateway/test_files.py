@@ -10,6 +10,16 @@ async def test_a_file_is_answered_as_it_was_created(gateway: Served) -> None:
     assert (await gateway.http.get(f"/files/{file['id']}")).json() == file
 
 
+@pytest.mark.parametrize("prefix", ["", "/v1"])
+async def test_head_of_a_file_answers_the_headers_alone(gateway: Served, prefix: str) -> None:
+    file = (await gateway.upload()).json()
+    url = f"{prefix}/files/{file['id']}"
+    head, get = await gateway.http.head(url), await gateway.http.get(url)
+    assert (head.status_code, head.content) == (200, b"")
+    for name in ("content-type", "content-length"):
+        assert head.headers[name] == get.headers[name]
+
+
 async def test_a_file_that_does_not_exist_is_a_404(gateway: Served) -> None:
     response = await gateway.http.get("/v1/files/file-nope")
     assert response.status_code == 404

@@ -16,7 +16,7 @@ from unit.gateway.rig import (
     until,
 )
 
-from batchyard.common.contracts.files import CreateFile, OpenUpload, Upload
+from batchyard.common.contracts.files import CreateFile, OpenPlace, Place
 from batchyard.common.errors import ApiError, InvalidRequest, ServiceUnavailable
 from batchyard.common.messaging.commands import CommandRouter
 from batchyard.common.object_keys import file_key
@@ -266,8 +266,8 @@ class _FileStore:
         self.claims = list(claims)
         self.claimed = 0
 
-    async def open_upload(self, tenant: str, command: OpenUpload) -> Upload:
-        return Upload(object_key=file_key(tenant, "0" * 32), file_id="file-" + "0" * 32)
+    async def open_place(self, tenant: str, command: OpenPlace) -> Place:
+        return Place(object_key=file_key(tenant, "0" * 32), file_id="file-" + "0" * 32)
 
     async def create(self, tenant: str, command: CreateFile) -> object:
         self.claimed += 1
@@ -275,7 +275,7 @@ class _FileStore:
 
     async def answer(self, messaging: Messaging) -> "_FileStore":
         router = CommandRouter("file-store")
-        router.on(OpenUpload, self.open_upload)
+        router.on(OpenPlace, self.open_place)
         router.on(CreateFile, self.create)  # type: ignore[arg-type]
         messaging.broker.include_router(router)
         await messaging.broker.start()

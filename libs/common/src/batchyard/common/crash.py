@@ -13,6 +13,11 @@ VARIABLE = "BATCHYARD_CRASH_AT"
 POINTS = (
     "file.stored",  # create file: bytes are there, the record is not
     "file.recorded",  # create file: the record is there, the reply is not
+    "part.counted",  # add part: the upload has counted the part, the part is not recorded
+    "part.recorded",  # add part: the part is recorded, the reply is not
+    "upload.joined",  # complete upload: the parts are joined, the upload is still pending
+    "upload.completed",  # complete upload: the upload is completed, its file is not recorded
+    "parts.removed",  # after an upload's end: the bytes of its parts are gone, their records are not
     "batch.claimed",  # create batch: it is known which batch the wish stands for, the batch is not there
     "batch.recorded",  # create batch: the record is there, its first step is not queued
     "input.pinned",  # plan: the input is copied

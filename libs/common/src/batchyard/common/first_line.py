@@ -6,11 +6,15 @@ from pydantic_core import from_json
 
 from batchyard.common.errors import InvalidRequest
 
+DEFAULT_MAX_BYTES = 1024 * 1024
+
 _BLANK = b" \t\r\n"
 
 
 class FirstLine:
     """Judges the first line that is not blank, keeping no more than it and one chunk.
+
+    `is_settled` once nothing that follows can change the judgement.
 
     Args:
         max_bytes: A longer first line is not judged: the batch's own validation will read it.
@@ -22,12 +26,12 @@ class FirstLine:
         self._at_start = True
         self._number = 1
         self._searched = 0
-        self._is_settled = False
+        self.is_settled = False
         self._problem: InvalidRequest | None = None
 
     def feed(self, chunk: bytes) -> None:
         """Look at the next bytes of the file."""
-        if self._is_settled:
+        if self.is_settled:
             return
         self._pending += chunk
         if self._at_start:
@@ -44,7 +48,7 @@ class FirstLine:
 
     def end(self) -> None:
         """The file has ended: judge what there was."""
-        if self._is_settled:
+        if self.is_settled:
             return
         self._skip_bom()
         self._skip_blank_lines()
@@ -86,6 +90,6 @@ class FirstLine:
             self._settle()
 
     def _settle(self, code: str | None = None, message: str = "") -> None:
-        self._is_settled = True
+        self.is_settled = True
         self._pending = bytearray()
         self._problem = None if code is None else InvalidRequest(message, param="file", code=code)

@@ -13,12 +13,14 @@ from typing import Literal
 
 from uuid_utils import UUID, uuid7
 
-Kind = Literal["file", "batch"]
+Kind = Literal["file", "batch", "upload", "part"]
+ModelKind = Literal["file", "batch"]
+"""The kinds whose IDs can carry a model."""
 
-_PREFIX: dict[Kind, str] = {"file": "file-", "batch": "batch_"}
+_PREFIX: dict[Kind, str] = {"file": "file-", "batch": "batch_", "upload": "upload_", "part": "part_"}
 _ENCODED = re.compile(r"(?:file-|batch_)([A-Za-z0-9_-]+)")
 _PLAIN = re.compile(r"litellm:(?P<raw>.+?);model,(?P<model>[^;]+)", re.DOTALL)
-_RAW = re.compile(r"(?:file-|batch_)(?P<uuid>[0-9a-f]{32})")
+_RAW = re.compile(r"(?:file-|batch_|upload_|part_)(?P<uuid>[0-9a-f]{32})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,16 @@ def new_raw_id(kind: Kind) -> str:
 
 
 def raw_id_of(kind: Kind, uuid_hex: str) -> str:
-    """The raw ID of `kind` for a UUID that exists already (an upload's becomes its file's)."""
+    """The raw ID of `kind` for a UUID that exists already (a place's becomes its file's)."""
     return f"{_PREFIX[kind]}{uuid_hex}"
+
+
+def uuid_hex_of(raw_id: str) -> str:
+    """The 32 hex digits in a raw ID. Raises ValueError for anything that is not a raw ID."""
+    match = _RAW.fullmatch(raw_id)
+    if match is None:
+        raise ValueError(f"not a raw ID: {raw_id!r}")
+    return match["uuid"]
 
 
 def is_raw_id(kind: Kind, value: str) -> bool:
@@ -46,13 +56,10 @@ def is_raw_id(kind: Kind, value: str) -> bool:
 
 def created_at_of(raw_id: str) -> int:
     """The Unix second at which a raw ID was made. Raises ValueError for anything that is not a raw ID."""
-    match = _RAW.fullmatch(raw_id)
-    if match is None:
-        raise ValueError(f"not a raw ID: {raw_id!r}")
-    return UUID(match["uuid"]).timestamp // 1000
+    return UUID(uuid_hex_of(raw_id)).timestamp // 1000
 
 
-def encode_id(kind: Kind, raw: str, model: str | None) -> str:
+def encode_id(kind: ModelKind, raw: str, model: str | None) -> str:
     """The public ID of `raw`: itself when no model is known, else the form that carries `model`."""
     if model is None:
         return raw

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from batchyard.batch_runner.wish import check_purpose, endpoint_of
 from batchyard.common.contracts.batches import BatchWish
-from batchyard.common.contracts.files import OpenDownload, OpenUpload
+from batchyard.common.contracts.files import OpenDownload, OpenPlace
 from batchyard.common.errors import InvalidRequest, ServiceUnavailable
 from batchyard.common.ids import encode_id
 from batchyard.common.inline_requests import request_lines
@@ -56,7 +56,7 @@ async def placed(tenant: str, wish: W, commands: CommandClient, objects: ObjectS
     if wish.requests is None:
         return wish
     lines = encoded(wish)
-    place = await commands.call(tenant, OpenUpload())
+    place = await commands.call(tenant, OpenPlace())
     try:
         await objects.put(place.object_key, lines)
     except ObjectStoreUnavailable as error:

@@ -7,7 +7,7 @@ from functools import partial
 from batchyard.common.clock import SystemClock
 from batchyard.common.health import Check, HealthChecks
 from batchyard.common.messaging.records import Records
-from batchyard.common.messaging.topology import FILES_BUCKET
+from batchyard.common.messaging.topology import FILES_BUCKET, PARTS_BUCKET, UPLOADS_BUCKET
 from batchyard.common.objects import ObjectStore
 from batchyard.common.service import Messaging, open_messaging, open_objects
 from batchyard.common.tasks import end
@@ -17,6 +17,9 @@ from batchyard.file_store.loops import every, until_done
 from batchyard.file_store.settings import FileStoreSettings
 from batchyard.file_store.store import FileRecord
 from batchyard.file_store.upkeep import Upkeep
+from batchyard.file_store.upload import PartRecord, UploadRecord
+from batchyard.file_store.upload_upkeep import UploadUpkeep
+from batchyard.file_store.uploads import Uploads
 
 _OBJECT_STORE_RETRY = 5.0
 
@@ -34,18 +37,33 @@ async def _run(settings: FileStoreSettings, stop: asyncio.Event) -> None:
         claim_within = settings.unclaimed_upload_max_age
         files = Files(records, objects, clock, claim_within)
         upkeep = Upkeep(files, records, objects, clock, claim_within)
+        upload_records = Records(messaging.js, UPLOADS_BUCKET, UploadRecord)
+        part_records = Records(messaging.js, PARTS_BUCKET, PartRecord)
+        uploads = Uploads(
+            upload_records, part_records, files, objects, clock, settings.upload_limits, settings.max_first_line_bytes
+        )
+        upload_upkeep = UploadUpkeep(upload_records, part_records, files, objects, clock, claim_within)
+
+        async def sweep() -> None:
+            # First, so that the file of a completed upload is recorded before its bytes are found without a record.
+            await upload_upkeep.settle()
+            await upkeep.sweep_places()
+            await upload_upkeep.sweep()
+
         async with HealthChecks(SERVICE, _checks(messaging, records, objects)) as health:
-            messaging.broker.include_router(command_router(files, health))
+            messaging.broker.include_router(command_router(files, uploads, health))
             await messaging.broker.start()
             async with asyncio.TaskGroup() as group:
                 loops = [
                     # A store that is away at the start is no reason to keep back what needs only the records.
                     group.create_task(until_done(_OBJECT_STORE_RETRY, "object_store", objects.check, stop)),
                     group.create_task(every(settings.expiry_interval, "expiry", upkeep.remove_expired, stop)),
-                    group.create_task(every(settings.sweep_interval, "sweep", upkeep.sweep_uploads, stop)),
+                    group.create_task(every(settings.expiry_interval, "uploads", upload_upkeep.settle, stop)),
+                    group.create_task(every(settings.sweep_interval, "sweep", sweep, stop)),
                 ]
                 await stop.wait()
                 await end(loops)  # a pass may be long, and may be left anywhere
+                await uploads.close()
 
 
 def _checks(messaging: Messaging, records: Records[FileRecord], objects: ObjectStore) -> dict[str, Check]:

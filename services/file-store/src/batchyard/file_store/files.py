@@ -1,12 +1,11 @@
-"""Files: claimed from uploads, found by their ID, listed, deleted.
+"""Files: claimed from their places, found by their ID, listed, deleted.
 
 A file is its record: bytes are written before it and deleted after it, so that a crash leaves bytes without a record,
 which `upkeep` sweeps, and never a record without bytes.
 """
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 
 from batchyard.common.clock import Clock
 from batchyard.common.contracts.files import (
@@ -19,26 +18,20 @@ from batchyard.common.contracts.files import (
     GetFile,
     ListFiles,
     OpenDownload,
-    OpenUpload,
-    Upload,
+    OpenPlace,
+    Place,
 )
 from batchyard.common.crash import crash_point
-from batchyard.common.errors import ApiError, InvalidRequest, NotFound, ServiceUnavailable
+from batchyard.common.errors import ApiError, InvalidRequest, NotFound
 from batchyard.common.ids import created_at_of, decode_id, is_raw_id, new_raw_id, raw_id_of
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.records import Entry, Records, RevisionConflict
 from batchyard.common.object_keys import file_key, parse_file_key
-from batchyard.common.objects import (
-    InvalidObjectKey,
-    ObjectInfo,
-    ObjectNotFound,
-    ObjectStore,
-    ObjectStoreUnavailable,
-    check_key,
-)
+from batchyard.common.objects import ObjectInfo, ObjectStore, ObjectStoreUnavailable, check_key
 from batchyard.common.paging import PageWindow
 from batchyard.file_store.creation import check_batch_input, expires_at
 from batchyard.file_store.listing import page_of, read_cursor
+from batchyard.file_store.object_errors import object_store_errors
 from batchyard.file_store.store import FileRecord, record_key, records_prefix
 
 # Each holds up to a page of records and streams all of a tenant's; more at once would only make all of them late.
@@ -56,7 +49,7 @@ class Files:
         records: The file records; this service alone writes them.
         objects: Where the bytes are.
         clock: Says what has expired.
-        claim_within: Seconds after its writing for which an upload may be claimed.
+        claim_within: Seconds after their writing for which bytes may be claimed.
     """
 
     def __init__(self, records: Records[FileRecord], objects: ObjectStore, clock: Clock, claim_within: float) -> None:
@@ -66,10 +59,10 @@ class Files:
         self._claim_within = claim_within
         self._listings = asyncio.Semaphore(_CONCURRENT_LISTINGS)
 
-    async def open_upload(self, tenant: str, _command: OpenUpload) -> Upload:
+    async def open_place(self, tenant: str, _command: OpenPlace) -> Place:
         """Name a place for one file's bytes. Nothing is recorded."""
-        raw_id, object_key = _new_place(tenant)
-        return Upload(object_key=object_key, file_id=raw_id)
+        raw_id, object_key = new_place(tenant)
+        return Place(object_key=object_key, file_id=raw_id)
 
     async def create(self, tenant: str, command: CreateFile) -> File:
         """Record uploaded or inline bytes as a file; claiming the same upload again answers the same file.
@@ -158,7 +151,7 @@ class Files:
         if owner != tenant:
             raise _no_such_upload(object_key)
         try:
-            with _object_store_errors():
+            with object_store_errors():
                 stored = await self._objects.stat(object_key)
         except NotFound:
             raise _no_such_upload(object_key) from None
@@ -168,8 +161,8 @@ class Files:
         return raw_id, stored
 
     async def _put(self, tenant: str, content: bytes) -> tuple[str, ObjectInfo]:
-        raw_id, object_key = _new_place(tenant)
-        with _object_store_errors():
+        raw_id, object_key = new_place(tenant)
+        with object_store_errors():
             return raw_id, await self._objects.put(object_key, content)
 
     async def _record(self, record: FileRecord) -> FileRecord:
@@ -177,14 +170,23 @@ class Files:
             raise InvalidRequest(
                 "The upload began so long ago that the file would have expired.", param="expires_after"
             )
+        kept = await self.record(record)
+        if kept is None or kept.is_expired(self._clock.now()):
+            raise _no_such_upload(record.object_key)
+        return kept
+
+    async def record(self, record: FileRecord) -> FileRecord | None:
+        """Write the record of a file whose bytes are there; a file that was deleted meanwhile is not made again.
+
+        Returns:
+            What is recorded under its key now: the first record that was written, or None when that is gone.
+        """
         crash_point("file.stored")
         try:
-            await self._records.create(record.key, record)
+            await self._records.update(record.key, record, 0)
         except RevisionConflict:
             entry = await self._records.get(record.key)
-            if entry is None or entry.value.is_expired(self._clock.now()):
-                raise _no_such_upload(record.object_key) from None
-            return entry.value
+            return None if entry is None else entry.value
         crash_point("file.recorded")
         _log.info(
             "file.created",
@@ -213,11 +215,11 @@ def _record_of(tenant: str, command: CreateFile, raw_id: str, stored: ObjectInfo
     )
 
 
-def _new_place(tenant: str) -> tuple[str, str]:
+def new_place(tenant: str) -> tuple[str, str]:
     """A fresh raw ID and the key of its bytes. Raises InvalidRequest for a tenant too long for a key."""
     raw_id = new_raw_id("file")
     object_key = file_key(tenant, raw_id.removeprefix("file-"))
-    with _object_store_errors():
+    with object_store_errors():
         check_key(object_key)
     return raw_id, object_key
 
@@ -228,16 +230,3 @@ def _no_such_file(file_id: str) -> ApiError:
 
 def _no_such_upload(object_key: str) -> ApiError:
     return InvalidRequest(f"No such upload: {object_key}", param="object_key")
-
-
-@contextmanager
-def _object_store_errors() -> Iterator[None]:
-    """Turn what the object store raises into answers to a caller."""
-    try:
-        yield
-    except ObjectStoreUnavailable as error:
-        raise ServiceUnavailable("The object store did not answer. Please retry shortly.") from error
-    except ObjectNotFound as error:
-        raise NotFound(f"No such object: {error.key}") from error
-    except InvalidObjectKey as error:
-        raise InvalidRequest(f"The object store cannot hold this tenant's files: {error.reason}.") from error

@@ -1,4 +1,4 @@
-"""Removal of what nobody will ask for again: expired files, and uploads that were never claimed.
+"""Removal of what nobody will ask for again: expired files, and bytes that were never claimed.
 
 Any number of replicas may do this at once: a record goes at the revision at which it was read, and deleting bytes twice
 is harmless.
@@ -28,7 +28,7 @@ class Upkeep:
         records: The file records.
         objects: Where the bytes are.
         clock: Says what is old.
-        claim_within: Seconds after its writing for which an upload may be claimed.
+        claim_within: Seconds after their writing for which bytes may be claimed.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Upkeep:
                     continue  # another replica, or the tenant, was faster
                 _log.info("file.expired", tenant=entry.value.tenant, file_id=entry.value.raw_id)
 
-    async def sweep_uploads(self) -> None:
+    async def sweep_places(self) -> None:
         """Delete bytes that no record names and that can no longer be claimed.
 
         Raises:
@@ -74,4 +74,4 @@ class Upkeep:
         if await self._records.get(record_key(tenant, raw_id_of("file", uuid_hex))) is not None:
             return
         await self._objects.delete([stored.key])
-        _log.info("upload.swept", tenant=tenant, object_key=stored.key, bytes=stored.size)
+        _log.info("place.swept", tenant=tenant, object_key=stored.key, bytes=stored.size)

@@ -22,7 +22,7 @@ from batchyard.gateway.errors import ErrorEnvelope
 from batchyard.gateway.failed_creates import FailedCreates
 from batchyard.gateway.gateway import Gateway
 from batchyard.gateway.request_context import RequestContext
-from batchyard.gateway.routes import batch_results, batches, files, health, models, retries, spend
+from batchyard.gateway.routes import batch_results, batches, files, health, models, retries, spend, uploads
 from batchyard.gateway.server import announce, listen, serve_until
 from batchyard.gateway.settings import GatewaySettings
 
@@ -49,7 +49,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     )
     app.state.gateway = gateway
     app.include_router(health.router)
-    for routes in (files, batches, retries, batch_results, models, spend):
+    for routes in (files, uploads, batches, retries, batch_results, models, spend):
         app.include_router(routes.router, prefix="/v1")
         app.include_router(routes.router, include_in_schema=False)
     return app

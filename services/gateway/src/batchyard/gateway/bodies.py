@@ -7,7 +7,7 @@ from contextlib import aclosing
 from starlette.requests import Request
 
 from batchyard.common.errors import InvalidRequest, PayloadTooLarge
-from batchyard.gateway.errors import RequestTimeout
+from batchyard.gateway.errors import RequestTimeout, UnsupportedEncoding
 
 
 def declared_length(request: Request) -> int | None:
@@ -16,13 +16,27 @@ def declared_length(request: Request) -> int | None:
     return int(value) if value is not None and value.isdecimal() else None
 
 
+def check_encoding(request: Request) -> None:
+    """Raise UnsupportedEncoding for a compressed body: what is stored is what was sent, and its size is known."""
+    for header in request.headers.getlist("content-encoding"):
+        for encoding in header.split(","):
+            if encoding.strip().lower() not in ("", "identity"):
+                raise UnsupportedEncoding(
+                    f"Unsupported Content-Encoding '{encoding.strip()[:64]}': please send the body as it is.",
+                    param="Content-Encoding",
+                    code="unsupported_content_encoding",
+                )
+
+
 async def body_chunks(request: Request, read_timeout: float) -> AsyncGenerator[bytes, None]:
     """The body as it arrives. While nobody asks for the next chunk the client is held back by TCP.
 
     Raises:
+        UnsupportedEncoding: See `check_encoding`.
         RequestTimeout: Nothing came for `read_timeout` seconds.
         ClientDisconnect: The client is gone.
     """
+    check_encoding(request)
     async with aclosing(request.stream()) as stream:
         while True:
             try:
@@ -43,7 +57,7 @@ async def read_body(request: Request, *, max_bytes: int, read_timeout: float, ma
     Raises:
         InvalidRequest: There is none, and there has to be one.
         PayloadTooLarge: It has more than `max_bytes`.
-        RequestTimeout, ClientDisconnect: See `body_chunks`.
+        UnsupportedEncoding, RequestTimeout, ClientDisconnect: See `body_chunks`.
     """
     too_large = PayloadTooLarge(f"The request body is too large: at most {max_bytes} bytes are accepted.")
     if (declared_length(request) or 0) > max_bytes:

@@ -6,12 +6,16 @@ from typing import Annotated, TypeVar
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from batchyard.common.contracts.base import Command
+from batchyard.common.errors import ServiceUnavailable
 from batchyard.gateway.auth import Identity
 from batchyard.gateway.gateway import Gateway
 
 R = TypeVar("R", bound=BaseModel)
+
+_ATTEMPTS = 3
 
 _bearer = HTTPBearer(auto_error=False, scheme_name="Bearer", description="The key as `Authorization: Bearer <key>`")
 _api_key = APIKeyHeader(name="x-api-key", auto_error=False, scheme_name="x-api-key", description="The key alone")
@@ -27,6 +31,16 @@ class Caller:
     async def call(self, command: Command[R], timeout: float | None = None) -> R:
         """The result of a command, done for the caller's tenant, within `timeout` seconds. Raises ApiError."""
         return await self.gateway.commands.call(self.identity.tenant, command, timeout)
+
+    async def insist(self, command: Command[R]) -> R:
+        """The result of an idempotent command, asked for again when no answer comes: a first one may have been lost."""
+        attempts = AsyncRetrying(
+            retry=retry_if_exception_type(ServiceUnavailable),
+            wait=wait_exponential_jitter(multiplier=0.1, max=1),
+            stop=stop_after_attempt(_ATTEMPTS),
+            reraise=True,
+        )
+        return await attempts(self.call, command)
 
 
 async def gateway_of(request: Request) -> Gateway:

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import Request
 
 from batchyard.common.contracts.batches import Batch, BatchValidation, CreateBatch, ValidateBatch
-from batchyard.common.contracts.files import ExpiresAfter, OpenUpload, Upload
+from batchyard.common.contracts.files import ExpiresAfter, OpenPlace, Place
 from batchyard.common.errors import ApiError, InternalError, InvalidRequest, PayloadTooLarge, ServiceUnavailable
 from batchyard.common.ids import decode_id
 from batchyard.common.inline_requests import request_lines
@@ -89,13 +89,13 @@ def _lines_of(wanted: BatchRequest) -> bytes | None:
         raise InvalidRequest(f"Invalid 'requests': {error}.", param="requests", code="invalid_value") from error
 
 
-async def _put(caller: Caller, lines: bytes) -> Upload:
-    place = await caller.call(OpenUpload())
+async def _put(caller: Caller, lines: bytes) -> Place:
+    place = await caller.call(OpenPlace())
     await caller.gateway.objects.put(place.object_key, lines)
     return place
 
 
-async def _validate(order: _Order, place: Upload | None, caller: Caller) -> BatchValidation:
+async def _validate(order: _Order, place: Place | None, caller: Caller) -> BatchValidation:
     patience = caller.gateway.settings.validation_timeout + _ANSWER_MARGIN  # the runner is to give up first
     try:
         return await caller.call(ValidateBatch(**order.members), patience)
@@ -103,7 +103,7 @@ async def _validate(order: _Order, place: Upload | None, caller: Caller) -> Batc
         await _discard(place, caller)
 
 
-async def _create(command: CreateBatch, place: Upload | None, retries: int | None, caller: Caller) -> Batch:
+async def _create(command: CreateBatch, place: Place | None, retries: int | None, caller: Caller) -> Batch:
     memory = caller.gateway.failed_creates
     wish = f"{caller.identity.tenant} {command.key_alias or ''} {command.fingerprint()}"
     if command.idempotency_key is None:
@@ -122,7 +122,7 @@ async def _create(command: CreateBatch, place: Upload | None, retries: int | Non
     return batch
 
 
-async def _discard(place: Upload | None, caller: Caller) -> None:
+async def _discard(place: Place | None, caller: Caller) -> None:
     """Remove lines that became no file. If the store is away by now, file-store's sweep does it."""
     if place is None:
         return

@@ -31,6 +31,12 @@ class RequestTimeout(ApiError):
     default_code = "request_timeout"
 
 
+class UnsupportedEncoding(InvalidRequest):
+    """A body with a `Content-Encoding`."""
+
+    http_status = 415
+
+
 class RangeNotSatisfiable(InvalidRequest):
     """A `Range` that holds no byte of the file, which is `size` bytes long."""
 
@@ -62,6 +68,8 @@ def _headers_of(error: ApiError) -> dict[str, str]:
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, RequestTimeout):
         headers["connection"] = "close"  # the rest of the body may still arrive, and is no next request
+    if isinstance(error, UnsupportedEncoding):
+        headers["accept-encoding"] = "identity"  # RFC 9110, section 15.5.16
     if isinstance(error, RangeNotSatisfiable):
         headers["content-range"] = f"bytes */{error.size}"
     return headers

@@ -17,7 +17,7 @@ _KNOWN = {
 }
 
 
-class UploadForm:
+class FileForm:
     """Collects fields in whatever order they come; unknown ones are ignored."""
 
     def __init__(self) -> None:

@@ -1,34 +1,28 @@
-"""Uploads: from the first byte of a form to a file with an ID, never holding more than a few chunks."""
+"""Files on their way in: from the first byte of a form to a file with an ID, never holding more than a few chunks."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from starlette.requests import Request
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
-from batchyard.common.contracts.files import CreateFile, File, OpenUpload, Purpose
-from batchyard.common.errors import ApiError, InternalError, InvalidRequest, PayloadTooLarge, ServiceUnavailable
-from batchyard.common.logs import get_logger
-from batchyard.common.objects import ObjectStore, ObjectStoreError, ObjectTooLarge
-from batchyard.gateway.bodies import body_chunks, declared_length
+from batchyard.common.contracts.files import CreateFile, File, OpenPlace, Purpose
+from batchyard.common.errors import InvalidRequest, PayloadTooLarge
+from batchyard.common.first_line import FirstLine
+from batchyard.common.objects import ObjectTooLarge
+from batchyard.gateway.bodies import body_chunks, check_encoding, declared_length
 from batchyard.gateway.caller import Caller
-from batchyard.gateway.first_line import FirstLine
+from batchyard.gateway.deposit import Deposit
+from batchyard.gateway.file_form import FileForm
 from batchyard.gateway.model_choice import choose_model
-from batchyard.gateway.multipart import Event, PartBegan, PartData, PartEnded, boundary_of, decode_form
-from batchyard.gateway.settings import MIB, GatewaySettings
-from batchyard.gateway.upload_form import UploadForm
+from batchyard.gateway.multipart import Events, PartBegan, boundary_of, decode_form, part_data, parts_of, read_field
+from batchyard.gateway.settings import FORM_OVERHEAD_BYTES, GatewaySettings
 from batchyard.gateway.validation import missing
 
-_MAX_FILENAME_CHARACTERS = 1024
-_FORM_OVERHEAD_BYTES = MIB
-_CLAIM_ATTEMPTS = 3
-_log = get_logger(__name__)
-
-Events = AsyncGenerator[Event, None]
+MAX_FILENAME_CHARACTERS = 1024
 
 
-async def upload_file(request: Request, caller: Caller) -> File:
+async def take_file(request: Request, caller: Caller) -> File:
     """Store the file in a request's form, and claim it.
 
     The place is opened first, so that a missing file-store is told before a large body was sent for nothing.
@@ -39,11 +33,12 @@ async def upload_file(request: Request, caller: Caller) -> File:
         ClientDisconnect: The client is gone; nothing is left in the store.
     """
     settings = caller.gateway.settings
+    check_encoding(request)
     boundary = boundary_of(request.headers.get("content-type"))
-    if (declared_length(request) or 0) > settings.max_file_bytes + _FORM_OVERHEAD_BYTES:
-        raise _too_large()
-    place = await caller.call(OpenUpload())
-    intake = _Intake(caller.gateway.objects, place.object_key, settings)
+    if (declared_length(request) or 0) > settings.max_file_bytes + FORM_OVERHEAD_BYTES:
+        raise too_large()
+    deposit = Deposit(caller, (await caller.call(OpenPlace())).object_key)
+    intake = _Intake(deposit, settings)
     try:
         async with (
             aclosing(body_chunks(request, settings.read_timeout)) as body,
@@ -52,26 +47,9 @@ async def upload_file(request: Request, caller: Caller) -> File:
             await intake.read(events)
         claim = intake.claim(request)
     except BaseException:
-        await intake.discard()
+        await deposit.take_back()
         raise
-    return await _claim(caller, intake, claim)
-
-
-async def _claim(caller: Caller, intake: "_Intake", claim: CreateFile) -> File:
-    # Claiming is idempotent: a second try may answer what a first one did, whose reply was lost.
-    attempts = AsyncRetrying(
-        retry=retry_if_exception_type(ServiceUnavailable),
-        wait=wait_exponential_jitter(multiplier=0.1, max=1),
-        stop=stop_after_attempt(_CLAIM_ATTEMPTS),
-        reraise=True,
-    )
-    try:
-        return await attempts(caller.call, claim)
-    except (ServiceUnavailable, InternalError):
-        raise  # the claim may have been made: only the sweep can tell whether the bytes are a file's
-    except ApiError:
-        await intake.discard()
-        raise
+    return await deposit.claim(claim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,26 +62,19 @@ class _StoredFile:
 class _Intake:
     """One form being read: fields are kept, the file goes to the store as it comes."""
 
-    def __init__(self, objects: ObjectStore, object_key: str, settings: GatewaySettings) -> None:
-        self._objects = objects
-        self._object_key = object_key
+    def __init__(self, deposit: Deposit, settings: GatewaySettings) -> None:
+        self._deposit = deposit
         self._settings = settings
-        self._form = UploadForm()
-        self._parts = 0
+        self._form = FileForm()
         self._file: _StoredFile | None = None
 
     async def read(self, events: Events) -> None:
         """Read the whole form. Raises InvalidRequest as soon as it can be known that it will be refused."""
-        async for event in events:
-            if not isinstance(event, PartBegan):
-                continue
-            self._parts += 1
-            if self._parts > self._settings.max_form_fields:
-                raise InvalidRequest(f"The form has more than {self._settings.max_form_fields} fields.")
-            if event.name == "file":
-                self._file = await self._store(event, events)
+        async for part in parts_of(events, self._settings.max_form_fields):
+            if part.name == "file":
+                self._file = await self._store(part, events)
             else:
-                self._form.add(event.name, await self._read_field(event.name, events))
+                self._form.add(part.name, await read_field(part.name, events, self._settings.max_form_field_bytes))
 
     def claim(self, request: Request) -> CreateFile:
         """The command that makes the stored bytes a file. Raises InvalidRequest or PayloadTooLarge."""
@@ -113,74 +84,56 @@ class _Intake:
         if purpose is Purpose.BATCH:
             _check_batch_name(self._file.name)
             self._file.first_line.check()
-        if self._file.size > self._max_bytes:
-            raise _too_large()
+        if self._file.size > max_bytes_of(purpose, self._settings):
+            raise too_large()
         return CreateFile(
             filename=self._file.name,
             purpose=purpose,
-            object_key=self._object_key,
+            object_key=self._deposit.object_key,
             model=choose_model(request, self._form.models, self._form.target_model_names),
             expires_after=self._form.expires_after,
         )
-
-    async def discard(self) -> None:
-        """Remove what was stored. If the store is away by now, file-store's sweep does it."""
-        if self._file is None:
-            return
-        try:
-            await self._objects.delete([self._object_key])
-        except ObjectStoreError as error:
-            _log.warning("upload.not_discarded", object_key=self._object_key, error=str(error))
-
-    @property
-    def _max_bytes(self) -> int:
-        if self._form.known_purpose is Purpose.BATCH:
-            return min(self._settings.max_batch_file_bytes, self._settings.max_file_bytes)
-        return self._settings.max_file_bytes
 
     async def _store(self, part: PartBegan, events: Events) -> _StoredFile:
         if self._file is not None:
             raise InvalidRequest("The form has more than one file; exactly one is needed.", param="file")
         if not part.filename:
             raise InvalidRequest("'file' must be a file, with a filename.", param="file")
-        if len(part.filename) > _MAX_FILENAME_CHARACTERS:
-            raise InvalidRequest(f"A filename has at most {_MAX_FILENAME_CHARACTERS} characters.", param="file")
-        if self._form.known_purpose is Purpose.BATCH:
+        if len(part.filename) > MAX_FILENAME_CHARACTERS:
+            raise InvalidRequest(f"A filename has at most {MAX_FILENAME_CHARACTERS} characters.", param="file")
+        purpose = self._form.known_purpose
+        if purpose is Purpose.BATCH:
             _check_batch_name(part.filename)
         first_line = FirstLine(self._settings.max_first_line_bytes)
         try:
-            stored = await self._objects.put(
-                self._object_key, self._file_bytes(events, first_line), max_bytes=self._max_bytes
+            stored = await self._deposit.put(
+                self._file_bytes(events, first_line), max_bytes=max_bytes_of(purpose, self._settings)
             )
         except ObjectTooLarge as error:
-            raise _too_large() from error
+            raise too_large() from error
         return _StoredFile(part.filename, stored.size, first_line)
 
     async def _file_bytes(self, events: Events, first_line: FirstLine) -> AsyncGenerator[bytes, None]:
         is_for_batch = self._form.known_purpose is Purpose.BATCH
-        async for event in events:
-            if not isinstance(event, PartData):
-                break
-            first_line.feed(event.data)
+        async for data in part_data(events):
+            first_line.feed(data)
             if is_for_batch:
                 first_line.check()
-            yield event.data
+            yield data
         first_line.end()
         if is_for_batch:
             first_line.check()
 
-    async def _read_field(self, name: str, events: Events) -> bytes:
-        value = bytearray()
-        async for event in events:
-            if isinstance(event, PartEnded):
-                break
-            if isinstance(event, PartData):
-                value += event.data
-            if len(value) > self._settings.max_form_field_bytes:
-                raise InvalidRequest(
-                    f"A form field has more than {self._settings.max_form_field_bytes} bytes.", param=name[:64]
-                )
-        return bytes(value)
+
+def max_bytes_of(purpose: Purpose | None, settings: GatewaySettings) -> int:
+    """How large a file of a purpose may be; of none that is known yet, as large as any."""
+    if purpose is Purpose.BATCH:
+        return min(settings.max_batch_file_bytes, settings.max_file_bytes)
+    return settings.max_file_bytes
+
+
+def too_large(param: str = "file") -> PayloadTooLarge:
+    return PayloadTooLarge("File is too large.", param=param)
 
 
 def _check_batch_name(filename: str) -> None:
@@ -188,7 +141,3 @@ def _check_batch_name(filename: str) -> None:
         raise InvalidRequest(
             f"Invalid file format for Batch API: '{filename}'. Must be .jsonl.", param="file", code="invalid_value"
         )
-
-
-def _too_large() -> PayloadTooLarge:
-    return PayloadTooLarge("File is too large.", param="file")

@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterable
 from dataclasses import dataclass
 from email.message import Message
-from email.utils import collapse_rfc2231_value
+from email.utils import unquote
 from typing import Any
 
 from python_multipart.exceptions import FormParserError
@@ -16,6 +16,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from batchyard.common.errors import InvalidRequest
 
 _CONTENT_TYPE = b"multipart/form-data"
+_UTF8 = frozenset({"utf-8", "utf8"})
 _DIRECTORIES = re.compile(r".*[/\\]", re.DOTALL)
 
 
@@ -145,6 +146,43 @@ async def decode_form(body: AsyncIterable[bytes], boundary: bytes) -> AsyncGener
         raise InvalidRequest("The request body ended before the form was complete.")
 
 
+Events = AsyncGenerator[Event, None]
+
+
+async def parts_of(events: Events, max_parts: int) -> AsyncGenerator[PartBegan, None]:
+    """The head of each part; what is not read of a part before the next one is asked for is skipped.
+
+    Raises:
+        InvalidRequest: There are more than `max_parts`.
+    """
+    count = 0
+    async for event in events:
+        if not isinstance(event, PartBegan):
+            continue
+        count += 1
+        if count > max_parts:
+            raise InvalidRequest(f"The form has more than {max_parts} fields.")
+        yield event
+
+
+async def part_data(events: Events) -> AsyncGenerator[bytes, None]:
+    """The bytes of the part that has just begun."""
+    async for event in events:
+        if not isinstance(event, PartData):
+            break
+        yield event.data
+
+
+async def read_field(name: str, events: Events, max_bytes: int) -> bytes:
+    """The whole of the part that has just begun. Raises InvalidRequest when it has more than `max_bytes`."""
+    value = bytearray()
+    async for data in part_data(events):
+        value += data
+        if len(value) > max_bytes:
+            raise InvalidRequest(f"A form field has more than {max_bytes} bytes.", param=name[:64])
+    return bytes(value)
+
+
 def parse_disposition(value: bytes) -> PartBegan:
     """Name and file name in a part's `Content-Disposition`: UTF-8, quoted pairs, `%22` and `filename*` are understood.
 
@@ -153,7 +191,7 @@ def parse_disposition(value: bytes) -> PartBegan:
     """
     try:
         params = _params(_decoded(value))
-    except (ValueError, TypeError) as error:  # a character set with a NUL in its name, a parameter in mixed pieces
+    except (ValueError, TypeError) as error:  # a parameter in mixed pieces
         raise InvalidRequest("A part of the form has a Content-Disposition header that cannot be read.") from error
     if not params.get("name"):
         raise InvalidRequest("A part of the form has no name in its Content-Disposition header.")
@@ -169,7 +207,7 @@ def _params(value: str) -> dict[str, str]:
     for key, raw in found[1:]:
         # RFC 6266: `filename*` (a triple here) goes before `filename`, in whatever order they stand.
         if isinstance(raw, tuple) or key.lower() not in params:
-            params[key.lower()] = collapse_rfc2231_value(raw)
+            params[key.lower()] = _text_of(raw)
     return params
 
 
@@ -177,6 +215,16 @@ def clean_filename(name: str) -> str:
     """The last component of a path, without control characters: what may be shown and put into a header again."""
     base = _DIRECTORIES.sub("", name.replace("%22", '"'))
     return "".join(character for character in base if character.isprintable()).strip()
+
+
+def _text_of(value: Any) -> str:
+    """A parameter as text. RFC 8187 knows UTF-8; older writers used Latin-1, and no other charset is looked up."""
+    if not isinstance(value, tuple):
+        return unquote(value)
+    charset, _, text = value
+    if (charset or "").lower() not in _UTF8:
+        return unquote(text)
+    return unquote(text.encode("latin-1", "replace").decode(errors="replace"))
 
 
 def _decoded(value: bytes) -> str:

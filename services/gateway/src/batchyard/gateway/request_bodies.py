@@ -13,8 +13,8 @@ def json_body(model: type[BaseModel], *, required: bool = True) -> dict[str, Any
     return _body("application/json", _inlined(schema, schema.pop("$defs", {})), required=required)
 
 
-def upload_body() -> dict[str, Any]:
-    """`openapi_extra` for the upload's form."""
+def file_body() -> dict[str, Any]:
+    """`openapi_extra` for a file's form."""
     text = {"type": "string"}
     return _body(
         "multipart/form-data",
@@ -31,6 +31,12 @@ def upload_body() -> dict[str, Any]:
             },
         },
     )
+
+
+def part_body() -> dict[str, Any]:
+    """`openapi_extra` for the form of an upload's part."""
+    data = {"type": "string", "format": "binary"}
+    return _body("multipart/form-data", {"type": "object", "required": ["data"], "properties": {"data": data}})
 
 
 def _body(content_type: str, schema: dict[str, Any], *, required: bool = True) -> dict[str, Any]:

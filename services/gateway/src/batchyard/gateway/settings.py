@@ -4,11 +4,15 @@ from pathlib import Path
 
 from pydantic import Field
 
+from batchyard.common.first_line import DEFAULT_MAX_BYTES
 from batchyard.common.messaging.commands import DEFAULT_TIMEOUT
 from batchyard.common.settings import Settings
 
 KIB = 1024
 MIB = 1024 * KIB
+
+FORM_OVERHEAD_BYTES = MIB
+"""What a form may hold beside its file."""
 
 
 class GatewaySettings(Settings):
@@ -21,7 +25,7 @@ class GatewaySettings(Settings):
     max_file_bytes: int = Field(default=512 * MIB, ge=1, description="of any file")
     max_batch_file_bytes: int = Field(default=200 * MIB, ge=1, description="for files of purpose batch")
     max_first_line_bytes: int = Field(
-        default=MIB, ge=1, description="a longer first line is not checked at upload but by the batch"
+        default=DEFAULT_MAX_BYTES, ge=1, description="a longer first line is not checked at upload but by the batch"
     )
     max_form_fields: int = Field(default=64, ge=1, description="in one upload")
     max_form_field_bytes: int = Field(default=64 * KIB, ge=1, description="of a field that is not the file")
@@ -33,6 +37,7 @@ class GatewaySettings(Settings):
 
     command_timeout: float = Field(default=DEFAULT_TIMEOUT, gt=0, description="for a service to answer")
     validation_timeout: float = Field(default=300.0, gt=0, description="for a dry run, which reads the whole input")
+    completion_timeout: float = Field(default=300.0, gt=0, description="for the parts of an upload to be joined")
     health_timeout: float = Field(default=2.0, gt=0, description="for each service to say how it is")
     read_timeout: float = Field(default=60.0, gt=0, description="between two chunks of a request's body")
     keep_alive_timeout: int = Field(default=75, ge=1, description="for which an idle connection stays open")

@@ -178,7 +178,7 @@ class BatchWish(BaseModel):
     Attributes:
         input_file_id: A file of purpose `batch`.
         requests: The lines themselves, few enough for a message.
-        upload_key: A place from `OpenUpload` that holds the lines, not claimed yet; `input_digest` is their SHA-256.
+        upload_key: A place from `OpenPlace` that holds the lines, not claimed yet; `input_digest` is their SHA-256.
         model: The caller's wish (body, query or header); the model in the file's ID goes before it, the lines' own
             after it.
     """

@@ -65,7 +65,7 @@ class DeletedFile(Contract):
     deleted: Literal[True] = True
 
 
-class Upload(Contract):
+class Place(Contract):
     """A place in the object store to put one file's bytes, and the ID the file will have once claimed."""
 
     object_key: str
@@ -82,18 +82,18 @@ class Download(Contract):
     etag: str
 
 
-class OpenUpload(Command[Upload]):
-    """Reserve a key to upload to. Nothing is recorded: a place never claimed by `CreateFile` is swept."""
+class OpenPlace(Command[Place]):
+    """Reserve a place for one file's bytes. Nothing is recorded: one never claimed by `CreateFile` is swept."""
 
     noun: ClassVar = "files"
-    verb: ClassVar = "open_upload"
-    result: ClassVar = Upload
+    verb: ClassVar = "open_place"
+    result: ClassVar = Place
 
 
 class CreateFile(Command[File]):
     """Claim uploaded bytes as a file. Idempotent by `object_key`: claiming again answers the same file.
 
-    Exactly one of `object_key` (from `OpenUpload`) and `content` (a small text, inline) is given. `model` is
+    Exactly one of `object_key` (from `OpenPlace`) and `content` (a small text, inline) is given. `model` is
     encoded into the public ID. `expires_after` None means the purpose's default.
     """
 

@@ -22,6 +22,7 @@ _CONCURRENT_COMMANDS = 64
 _HEADERS = {"content-type": "application/json"}
 _OWNERS = {
     "files": "file-store",
+    "uploads": "file-store",
     "batches": "batch-runner",
     "models": "batch-runner",
     "billing": "billing",

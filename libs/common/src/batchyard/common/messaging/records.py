@@ -75,7 +75,7 @@ class Records(Generic[M]):
                 raise RevisionConflict(key) from error
 
     async def update(self, key: str, value: M, revision: int) -> int:
-        """Replace the record read at `revision`; the new revision. Raises RevisionConflict."""
+        """Replace the record read at `revision` (0: there never was one); the new revision. Raises RevisionConflict."""
         with _outage_told():
             try:
                 return await self._kv.update(key, _encode(value), last=revision)

@@ -16,9 +16,9 @@ from batchyard.common.contracts.files import (
 )
 from batchyard.gateway.caller import TheCaller
 from batchyard.gateway.downloads import download_file
-from batchyard.gateway.request_bodies import upload_body
-from batchyard.gateway.upload_form import parse_purpose
-from batchyard.gateway.uploads import upload_file
+from batchyard.gateway.file_form import parse_purpose
+from batchyard.gateway.intake import take_file
+from batchyard.gateway.request_bodies import file_body
 
 router = APIRouter(tags=["Files"])
 
@@ -28,10 +28,10 @@ _CONTENT: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/files", openapi_extra=upload_body())
+@router.post("/files", openapi_extra=file_body())
 async def create_file(request: Request, caller: TheCaller) -> File:
     """Upload a file. The bytes go to the object store while they arrive."""
-    return await upload_file(request, caller)
+    return await take_file(request, caller)
 
 
 @router.get("/files")
@@ -47,6 +47,7 @@ async def list_files(
     return await caller.call(ListFiles(purpose=wanted, limit=limit, order=order, after=after or None))
 
 
+@router.head("/files/{file_id}", include_in_schema=False)
 @router.get("/files/{file_id}")
 async def get_file(file_id: str, caller: TheCaller) -> File:
     """One file."""
