@@ -24,6 +24,7 @@ from batchyard.common.service import Messaging
 
 FILE = ('name="file"; filename="in.jsonl"', LINE)
 PURPOSE = ('name="purpose"', b"batch")
+ANCHOR = ('name="expires_after[anchor]"', b"created_at")
 PURPOSES = "['batch', 'assistants', 'fine-tune', 'vision', 'user_data', 'evals']"
 NOT_JSON = (
     "Invalid file format for the Batch API: line {} is not valid JSON. Every line must be one JSON object (JSONL)."
@@ -72,7 +73,7 @@ WRONG_FORMS: list[tuple[list[tuple[str, bytes]], str, str | None, str | None]] =
     ),
     ([FILE, PURPOSE, ('name="model"', b"\xff")], "The form field 'model' is not valid UTF-8.", "model", None),
     (
-        [FILE, PURPOSE, ('name="expires_after[seconds]"', b"3599")],
+        [FILE, PURPOSE, ANCHOR, ('name="expires_after[seconds]"', b"3599")],
         (
             "Invalid 'expires_after.seconds': integer below minimum value. "
             "Expected a value >= 3600, but got 3599 instead."
@@ -81,13 +82,34 @@ WRONG_FORMS: list[tuple[list[tuple[str, bytes]], str, str | None, str | None]] =
         "integer_below_min_value",
     ),
     (
-        [FILE, PURPOSE, ('name="expires_after[seconds]"', b"soon")],
+        [FILE, PURPOSE, ANCHOR, ('name="expires_after[seconds]"', b"soon")],
         "Invalid type for 'expires_after.seconds': expected an integer, but got a string instead.",
         "expires_after.seconds",
         "invalid_type",
     ),
     (
-        [FILE, PURPOSE, ('name="expires_after[anchor]"', b"created_at")],
+        [FILE, PURPOSE, ANCHOR, ('name="expires_after[seconds]"', b"2592001")],
+        (
+            "Invalid 'expires_after.seconds': integer above maximum value. "
+            "Expected a value <= 2592000, but got 2592001 instead."
+        ),
+        "expires_after.seconds",
+        "integer_above_max_value",
+    ),
+    (
+        [FILE, PURPOSE, ANCHOR, ('name="expires_after[seconds]"', b"3600.5")],
+        "Invalid type for 'expires_after.seconds': expected an integer, but got a string instead.",
+        "expires_after.seconds",
+        "invalid_type",
+    ),
+    (
+        [FILE, PURPOSE, ('name="expires_after[seconds]"', b"3600")],
+        "Missing required parameter: 'expires_after.anchor'.",
+        "expires_after.anchor",
+        "missing_required_parameter",
+    ),
+    (
+        [FILE, PURPOSE, ANCHOR],
         "Missing required parameter: 'expires_after.seconds'.",
         "expires_after.seconds",
         "missing_required_parameter",
@@ -98,6 +120,7 @@ WRONG_FORMS: list[tuple[list[tuple[str, bytes]], str, str | None, str | None]] =
         "expires_after.anchor",
         "invalid_value",
     ),
+    ([(f'name="file"; filename="{"x" * 1025}"', LINE)], "A filename has at most 1024 characters.", "file", None),
     ([("filename=x", b"")], "A part of the form has no name in its Content-Disposition header.", None, None),
 ]
 WRONG_FILES = [

@@ -1,6 +1,8 @@
 """The fields of an upload's form, beside the file itself."""
 
-from pydantic import ValidationError
+from typing import Literal
+
+from pydantic import BaseModel, Field, ValidationError
 
 from batchyard.common.contracts.files import UPLOAD_PURPOSES, ExpiresAfter, Purpose
 from batchyard.common.errors import InvalidRequest
@@ -15,6 +17,11 @@ _KNOWN = {
     f"{_EXPIRES_AFTER}[anchor]": f"{_EXPIRES_AFTER}.anchor",
     f"{_EXPIRES_AFTER}[seconds]": f"{_EXPIRES_AFTER}.seconds",
 }
+
+
+class _Expiry(BaseModel):
+    anchor: Literal["created_at"]
+    seconds: int = Field(ge=3600, le=2_592_000)
 
 
 class FileForm:
@@ -72,7 +79,7 @@ class FileForm:
         if not given:
             return None
         try:
-            return ExpiresAfter.model_validate(given)
+            return ExpiresAfter(seconds=_Expiry.model_validate(given).seconds)
         except ValidationError as error:
             raise invalid_request(error.errors(include_url=False), prefix=_EXPIRES_AFTER) from error
 
