@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from unit.gateway.rig import BOUNDARY, form
 
@@ -105,3 +105,43 @@ def test_a_clean_name_is_printable_and_no_path(name: str) -> None:
 )
 def test_the_boundary_is_found(header: str, boundary: bytes) -> None:
     assert boundary_of(header) == boundary
+
+
+PIECES = st.sampled_from(
+    [
+        *(
+            "form-data",
+            "; ",
+            "name",
+            "filename",
+            "*",
+            "*0*",
+            "=",
+            '"',
+            "\\",
+            "''",
+            "%",
+            "%FF",
+            "%0D%0A",
+            "\r\n ",
+            "../",
+        ),
+        *("utf-8", "idna", "unicode_escape", "utf-7", "undefined", "%5Cud800", "%2B2AA-", "é", "\x00"),
+        "=?utf-8?b?4oKs?=",
+    ]
+)
+
+
+@settings(max_examples=500)
+@given(st.lists(PIECES, max_size=12).map("".join).map(str.encode) | st.binary(max_size=60), st.booleans())
+@example(b"filename*=idna''%FF", True)
+@example(b"name*=unicode_escape''%5Cud800", False)
+def test_any_disposition_is_understood_as_text_or_refused(value: bytes, is_named: bool) -> None:
+    try:
+        part = parse_disposition((b"form-data; name=x; " if is_named else b"form-data; ") + value)
+    except InvalidRequest:
+        return
+    assert part.name.encode()
+    if part.filename is not None:
+        assert part.filename.encode().decode().isprintable()
+        assert not set(part.filename) & set("/\\")

@@ -17,6 +17,7 @@ from batchyard.common.errors import InvalidRequest
 
 _CONTENT_TYPE = b"multipart/form-data"
 _UTF8 = frozenset({"utf-8", "utf8"})
+_MAX_EPILOGUE_BYTES = 64 * 1024
 _DIRECTORIES = re.compile(r".*[/\\]", re.DOTALL)
 
 
@@ -136,10 +137,16 @@ async def decode_form(body: AsyncIterable[bytes], boundary: bytes) -> AsyncGener
     """The events of a whole body.
 
     Raises:
-        InvalidRequest: See `MultipartDecoder.feed`; also when the body ends before the form does.
+        InvalidRequest: See `MultipartDecoder.feed`; also when the body ends before the form does, or long after it.
     """
     decoder = MultipartDecoder(boundary)
+    epilogue = 0
     async for chunk in body:
+        if decoder.is_complete:
+            epilogue += len(chunk)
+            if epilogue > _MAX_EPILOGUE_BYTES:
+                raise InvalidRequest("The request body goes on after the end of the form.")
+            continue
         for event in decoder.feed(chunk):
             yield event
     if not decoder.is_complete:
