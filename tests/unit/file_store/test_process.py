@@ -1,6 +1,7 @@
 """The real process: it starts, answers, stops when told, and loses nothing when killed."""
 
 import asyncio
+import hashlib
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ from unit.file_store.rig import LINE, TENANT
 
 from batchyard.common.contracts.files import CreateFile, File, ListFiles, OpenDownload, OpenPlace, Purpose
 from batchyard.common.contracts.health import CheckFileStore, Health
+from batchyard.common.contracts.uploads import AddPart, CompleteUpload, CreateUpload, OpenPart
 from batchyard.common.errors import ServiceUnavailable
 from batchyard.common.messaging.commands import CommandClient
 from batchyard.common.objects import ObjectStore, read
@@ -22,6 +24,7 @@ from batchyard.common.settings import Settings
 
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
+MIB = 1 << 20
 
 
 @asynccontextmanager
@@ -148,3 +151,32 @@ async def test_a_wrong_setting_is_named(settings: Settings, log: Path) -> None:
     async with running(settings, log, BATCHYARD_SWEEP_INTERVAL="0") as process:
         assert await asyncio.wait_for(process.wait(), START_SECONDS) == 2
     assert "BATCHYARD_SWEEP_INTERVAL" in logged(log)
+
+
+async def test_memory_does_not_grow_with_the_parts_that_are_joined(
+    settings: Settings, log: Path, client: CommandClient, objects: ObjectStore
+) -> None:
+    size, count = 16 * MIB, 6
+    digest = hashlib.md5()
+    async with running(settings, log) as process:
+        await answering(client)
+        upload = await client.call(TENANT, CreateUpload(filename="a", purpose=Purpose.USER_DATA, bytes=size * count))
+        part_ids = []
+        for number in range(count):
+            place = await client.call(TENANT, OpenPart(upload_id=upload.id))
+            content = bytes([number]) * size
+            digest.update(content)
+            await objects.put(place.object_key, content)
+            part = await client.call(TENANT, AddPart(upload_id=upload.id, object_key=place.object_key))
+            part_ids.append(part.id)
+        before = _peak(process.pid)
+        complete = CompleteUpload(upload_id=upload.id, part_ids=tuple(part_ids), md5=digest.hexdigest(), wait=30)
+        done = await client.call(TENANT, complete, timeout=40)
+        assert done.status == "completed"
+        assert _peak(process.pid) - before < 24 * MIB
+
+
+def _peak(pid: int) -> int:
+    """The most memory that a process has held, in bytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
