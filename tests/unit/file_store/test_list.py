@@ -1,5 +1,6 @@
 """Listing over real commands: filters, order, cursors, and pages that fit into a message."""
 
+import asyncio
 from typing import Literal
 
 import pytest
@@ -88,6 +89,46 @@ async def test_paging_goes_on_when_the_cursors_file_is_deleted(rig: Rig) -> None
     await rig.call(DeleteFile(file_id=middle.id))
     assert (await rig.call(ListFiles(after=page.last_id))).data == [old]
     assert new in page.data
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_files_that_come_and_go_meanwhile_neither_hide_nor_repeat_the_others(
+    rig: Rig, order: Literal["asc", "desc"]
+) -> None:
+    doomed, lasting = [], []
+    for _ in range(8):
+        doomed.append((await rig.create()).id)
+        lasting.append((await rig.create()).id)
+    stop, made = asyncio.Event(), 0
+
+    async def meddle() -> None:
+        nonlocal made
+        while not stop.is_set():
+            await rig.create(seconds=3600)
+            made += 1
+            if doomed:
+                await rig.call(DeleteFile(file_id=doomed.pop(made % len(doomed))))
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(meddle())
+        seen: list[str] = []
+        command = ListFiles(order=order, limit=2)
+        while len(seen) < 200:
+            page = await rig.call(command)
+            seen += [file.id for file in page.data]
+            assert page.last_id == seen[-1]
+            command = command.model_copy(update={"after": page.last_id})
+            if seen[-1] >= lasting[-1] if order == "asc" else not page.has_more:
+                break
+            # The file that the cursor names may be gone by the next page, and often is.
+            if page.last_id in doomed:
+                doomed.remove(page.last_id)
+                await rig.call(DeleteFile(file_id=page.last_id))
+        stop.set()
+    assert made > 0
+    assert len(seen) == len(set(seen))
+    assert seen == sorted(seen, reverse=order == "desc")
+    assert [file_id for file_id in seen if file_id in lasting] == (lasting if order == "asc" else lasting[::-1])
 
 
 @pytest.mark.parametrize("after", ["", "file-1", new_raw_id("batch"), encode_id("batch", new_raw_id("batch"), "m")])
