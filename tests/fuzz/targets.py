@@ -96,7 +96,7 @@ def disposition(data: bytes) -> None:
         part = parse_disposition(data)
     except InvalidRequest:
         return
-    assert part.name
+    assert part.name.encode()
     if part.filename is not None:
         header = content_disposition(part.filename)
         assert header.isascii()
@@ -127,6 +127,7 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
     "disposition": (
         b'form-data; name="file"; filename="a\\"%22.jsonl"; filename*=UTF-8\'\'%e2%82%ac.jsonl',
         b"form-data; name=\"a\"; filename*=\0'x'%00",
+        b"form-data; name*=unicode_escape''%5Cud800",
         b"form-data; name*=0a; nAme*1*=utf-8'x'%00",
         b"form-data; name*0=a; name*1*=utf-8'x'%00; filename=\"../..\\x\"",
     ),
