@@ -117,9 +117,7 @@ def check_pending(upload: UploadRecord, now: float, wish: str) -> None:
     """Raise InvalidRequest when an upload has ended; `wish` is what was to be done with it."""
     status = upload.status_at(now)
     if status is not UploadStatus.PENDING:
-        raise InvalidRequest(
-            f"Cannot {wish} an upload with status '{status}'.", param="upload_id", code=f"upload_{status}"
-        )
+        raise InvalidRequest(f"Cannot {wish} an upload with status '{status}'.", param="id", code=f"upload_{status}")
 
 
 def check_part_size(size: int, max_bytes: int) -> None:
@@ -136,7 +134,7 @@ def with_part(upload: UploadRecord, size: int, now: float, limits: UploadLimits)
     if upload.parts >= limits.max_parts:
         raise InvalidRequest(
             f"An upload has at most {limits.max_parts} parts. Please send larger ones.",
-            param="upload_id",
+            param="id",
             code="too_many_parts",
         )
     received = upload.received + size
