@@ -48,18 +48,36 @@ async def test_a_json_body_that_stops_is_a_408_and_the_connection_ends(start: St
     assert b'"code":"request_timeout"' in answer
 
 
-async def test_a_json_body_that_trickles_is_a_408(start: Start) -> None:
+@pytest.mark.parametrize(("path", "content_type"), [("/v1/uploads", "application/json"), ("/v1/files", FORM)])
+async def test_a_body_that_trickles_is_a_408(services: object, start: Start, path: str, content_type: str) -> None:
     gateway = await start(read_timeout=0.3)
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-    writer.write(head("/v1/uploads", "application/json").replace("\n", "\r\n").encode())
+    writer.write(head(path, content_type).replace("\n", "\r\n").encode() + form(PURPOSE, FILE)[:-40])
     status = asyncio.create_task(reader.readline())
     async with asyncio.timeout(10):
         while not status.done():
             writer.write(b" ")
             await asyncio.sleep(0.02)
     assert status.result().startswith(b"HTTP/1.1 408")
+    assert b"too slowly" in await asyncio.wait_for(reader.read(), 10)
     writer.close()
     await writer.wait_closed()
+
+
+async def test_a_body_that_comes_as_fast_as_it_may_is_taken_however_long_it_takes(
+    services: object, start: Start
+) -> None:
+    gateway = await start(read_timeout=0.2)
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield form(PURPOSE, ('name="file"; filename="in.jsonl"', b"")).partition(f"\r\n--{BOUNDARY}--".encode())[0]
+        for _ in range(20):
+            yield LINE * 50
+            await asyncio.sleep(0.03)
+        yield f"\r\n--{BOUNDARY}--\r\n".encode()
+
+    response = await gateway.http.post("/v1/files", content=slowly(), headers={"content-type": FORM})
+    assert response.json()["bytes"] == 1000 * len(LINE)
 
 
 async def test_a_part_that_stops_is_a_408(services: object, start: Start) -> None:

@@ -9,6 +9,8 @@ from starlette.requests import Request
 from batchyard.common.errors import InvalidRequest, PayloadTooLarge
 from batchyard.gateway.errors import RequestTimeout, UnsupportedEncoding
 
+_SLOWEST = 1024  # bytes a second
+
 
 def declared_length(request: Request) -> int | None:
     """The `Content-Length` in bytes; None for a chunked body."""
@@ -33,12 +35,15 @@ async def body_chunks(request: Request, read_timeout: float) -> AsyncGenerator[b
 
     Raises:
         UnsupportedEncoding: See `check_encoding`.
-        RequestTimeout: Nothing came for `read_timeout` seconds.
+        RequestTimeout: Nothing came for `read_timeout` seconds, or after as long a wait in all, hardly anything.
         ClientDisconnect: The client is gone.
     """
     check_encoding(request)
+    clock = asyncio.get_running_loop().time
+    waited, received = 0.0, 0
     async with aclosing(request.stream()) as stream:
         while True:
+            asked_at = clock()
             try:
                 async with asyncio.timeout(read_timeout):
                     chunk = await anext(stream, b"")
@@ -48,6 +53,11 @@ async def body_chunks(request: Request, read_timeout: float) -> AsyncGenerator[b
                 ) from error
             if not chunk:
                 return
+            # Only what the client takes counts: while the store is slow, nobody waits for the client.
+            waited += clock() - asked_at
+            received += len(chunk)
+            if waited > read_timeout and received < waited * _SLOWEST:
+                raise RequestTimeout(f"The request body arrives too slowly: at less than {_SLOWEST} bytes a second.")
             yield chunk
 
 
