@@ -54,6 +54,13 @@ def test_a_bad_input_fails_the_batch_with_its_problems() -> None:
     assert batch.request_counts == RequestCounts()
 
 
+def test_a_batch_is_answered_when_no_line_was_left_out() -> None:
+    record = in_progress(shards=1, dispatched=1)
+    assert transitions.settled(record, outcome(0)).is_answered
+    left = outcome(0).model_copy(update={"completed": 8, "not_run": 1})
+    assert not transitions.settled(record, left).is_answered
+
+
 def test_a_shard_counts_once_however_often_it_is_handed_in() -> None:
     once = transitions.settled(in_progress(), outcome(1))
     assert transitions.settled(once, outcome(1)) == once

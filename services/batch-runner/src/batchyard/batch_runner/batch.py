@@ -139,6 +139,11 @@ class BatchRecord(BaseModel):
         """Whether a step still has something to do for this batch."""
         return not (self.status.is_terminal and self.swept and not self.outbox)
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether every line has a result of its own."""
+        return self.completed + self.failed == self.lines
+
     def is_settled(self, shard: int) -> bool:
         return any(start <= shard < end for start, end in self.settled)
 

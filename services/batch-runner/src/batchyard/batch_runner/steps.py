@@ -129,7 +129,9 @@ class Stepper:
         if counted is None or counted.status is not BatchStatus.IN_PROGRESS:
             return Again()
         if counted.settled_count == counted.shards:
-            return await self._begin_ending(counted, BatchStatus.COMPLETED)
+            # Runners know the deadline too, and may have handed in everything before anybody took this step.
+            ending: transitions.Ending = BatchStatus.COMPLETED if counted.is_answered else BatchStatus.EXPIRED
+            return await self._begin_ending(counted, ending)
         if self._now() >= record.expires_at:
             return await self._begin_ending(counted, BatchStatus.EXPIRED)
         return await self._dispatch(counted)
