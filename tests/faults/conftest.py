@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 from batchyard.cli.process import Program
 from batchyard.cli.running import RunningStack, running_stack
 from batchyard.cli.supervisor import Restart, RestartPolicy, Supervisor
+from batchyard.common.crash import VARIABLE
 from support.stack import config_for
 from support.systems import System, Yard
 
@@ -89,6 +90,22 @@ def add_runner(stack: RunningStack, name: str, **environment: object) -> None:
             log=stack.layout.log(name),
         )
     )
+
+
+@asynccontextmanager
+async def armed(
+    stack: RunningStack, service: str, point: str, marker: Path, **environment: object
+) -> AsyncIterator[None]:
+    """Start a service anew so that it dies at a point, the first time it gets there."""
+    program = program_of(stack, service)
+    armed = {**program.environment, **variables(environment), VARIABLE: f"{point}:{marker}"}
+    stack.supervisor.replace(replace(program, environment=armed))
+    try:
+        await stack.restarted(service, stack.kill(service))
+        await stack.ready()
+        yield
+    finally:
+        stack.supervisor.replace(program)
 
 
 def said(stack: RunningStack, name: str, event: str) -> list[Any]:

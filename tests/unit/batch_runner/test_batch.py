@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from batchyard.batch_runner import batch as transitions
-from batchyard.batch_runner.batch import BatchRecord, IllegalTransition, ShardOutcome, to_batch, to_event
+from batchyard.batch_runner.batch import BatchRecord, IllegalTransition, NativeNote, ShardOutcome, to_batch, to_event
 from batchyard.common.contracts.batches import BatchProblem, BatchStatus, RequestCounts, Usage
 from batchyard.common.errors import Conflict
 
@@ -59,6 +59,28 @@ def test_a_batch_is_answered_when_no_line_was_left_out() -> None:
     assert transitions.settled(record, outcome(0)).is_answered
     left = outcome(0).model_copy(update={"completed": 8, "not_run": 1})
     assert not transitions.settled(record, left).is_answered
+
+
+def test_a_batch_that_its_server_refuses_fails_as_if_its_input_had_not_been_sound() -> None:
+    problem = BatchProblem(code="invalid_request", message="no", line=7)
+    batch = to_batch(transitions.refused(in_progress(), 1005, (problem,)))
+    assert (batch.status, batch.failed_at, batch.request_counts.total) == (BatchStatus.FAILED, 1005, 0)
+    with pytest.raises(IllegalTransition):
+        transitions.refused(new_record(status=BatchStatus.CANCELLING), 1005, (problem,))
+
+
+def test_notes_are_taken_until_the_batch_is_over() -> None:
+    record = in_progress().model_copy(update={"native": NativeNote(deployment="d")})
+    noted = transitions.noted(record, NativeNote.uploading)
+    assert noted.native == NativeNote(deployment="d", uploads=1)
+    with pytest.raises(IllegalTransition):
+        transitions.noted(noted.model_copy(update={"status": BatchStatus.CANCELLED}), NativeNote.uploading)
+
+
+def test_what_is_noted_first_stays() -> None:
+    note = NativeNote(deployment="d").uploading().uploading().with_file("f1", 7).with_file("f2", 8).with_batch("b1")
+    assert note == NativeNote(deployment="d", uploads=2, file_id="f1", file_created_at=7, batch_id="b1")
+    assert note.uploading().with_batch("b2") == note
 
 
 def test_a_shard_counts_once_however_often_it_is_handed_in() -> None:

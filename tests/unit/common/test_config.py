@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from batchyard.common.config import ANY_MODEL, Config, Price, load_config
+from batchyard.common.config import ANY_MODEL, BatchMode, Config, Price, load_config
 from batchyard.common.errors import ConfigurationError
 
 Load = Callable[..., Config]
@@ -95,6 +95,21 @@ def test_an_entrys_id_outlives_a_restart_and_other_entries(load: Load) -> None:
 def test_model_info_may_name_the_id(load: Load) -> None:
     (deployment,) = load(ONE_MODEL + "    model_info: {id: left}\n").deployments
     assert deployment.id == "left"
+
+
+@pytest.mark.parametrize(
+    ("entry", "mode"),
+    [
+        ("", BatchMode.REQUESTS),
+        ("      batch_mode: native\n", BatchMode.NATIVE),
+        ("    model_info: {batch_mode: auto}\n", BatchMode.AUTO),
+        ("      batch_mode: requests\n    model_info: {batch_mode: auto}\n", BatchMode.REQUESTS),
+    ],
+)
+def test_how_a_server_runs_batches_is_said_by_either_section(load: Load, entry: str, mode: BatchMode) -> None:
+    config = load(ONE_MODEL + entry)
+    assert config.deployments[0].batch_mode is mode
+    assert config.warnings == ()
 
 
 # --- what the environment holds
@@ -274,6 +289,7 @@ def test_an_empty_file_is_an_empty_fleet(load: Load) -> None:
         ("weight: 0", "model_list[0].litellm_params.weight"),
         ("weight: .inf", "model_list[0].litellm_params.weight"),
         ("api_key: [1]", "model_list[0].litellm_params.api_key"),
+        ("batch_mode: sometimes", "model_list[0].litellm_params.batch_mode"),
     ],
 )
 def test_a_wrong_value_is_named_by_its_path(load: Load, line: str, path: str) -> None:

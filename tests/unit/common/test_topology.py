@@ -19,6 +19,7 @@ from batchyard.common.messaging.topology import (
     billing_consumer,
     declare_consumer,
     declare_streams,
+    native_consumer,
     steps_consumer,
     work_consumer,
 )
@@ -141,6 +142,17 @@ async def test_each_pool_has_its_own_shards(js: JetStreamContext, settings: Sett
         (message,) = await pull(js, work_consumer(pool, settings))
         assert message.data.decode() == pool
         assert await waiting(js, work_consumer(pool, settings)) == 0
+
+
+async def test_whole_batches_of_a_pool_have_a_queue_beside_its_shards(js: JetStreamContext, settings: Settings) -> None:
+    await js.publish(subjects.work("m", "batch_1", 0), b"shard")
+    await js.publish(subjects.native_work("m", "batch_2"), b"whole")
+    for consumer, wanted in ((work_consumer("m", settings), b"shard"), (native_consumer("m", settings), b"whole")):
+        (message,) = await pull(js, consumer)
+        assert message.data == wanted
+        assert await waiting(js, consumer) == 0
+    await js.purge_stream(WORK, subject=subjects.work_of_batch("batch_2"))
+    assert (await js.stream_info(WORK)).state.messages == 1
 
 
 @pytest.mark.parametrize("pool", ["x" * 512, "/" * 512, "模" * 300], ids=["long", "escaped", "unicode"])

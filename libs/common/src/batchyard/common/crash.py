@@ -27,6 +27,12 @@ POINTS = (
     "shard.queued",  # dispatch: the first of several shards is queued
     "segment.stored",  # run: a checkpoint is stored, its progress is not told
     "parts.written",  # run: the parts are written, the outcome is not handed in
+    "native.uploaded",  # run natively: the server has the input, the record does not name it
+    "native.input_noted",  # run natively: the record names the server's file, there is no batch over it
+    "native.created",  # run natively: the server has the batch, the record does not name it
+    "native.batch_noted",  # run natively: the record names the server's batch
+    "native.collected",  # run natively: the server's results are copied, the parts are not written
+    "native.cleaned",  # sweep: the server has nothing left of the batch, the sweep goes on
     "outcome.handed_in",  # run: the outcome is there, nobody has been told
     "outcome.told",  # run: the step is queued, the shard's message is not acknowledged
     "outcomes.counted",  # count: the record holds the outcomes

@@ -3,6 +3,7 @@
     batchyard.v1.cmd.<tenant>.<noun>.<verb>        request/reply, queue group = service name
     batchyard.v1.evt.<tenant>.<noun>.<id>.<what>   stream EVENTS
     batchyard.v1.work.<pool>.<batch>.<shard>       stream WORK; at most one message per shard
+    batchyard.v1.work.<pool>.<batch>.native.whole  stream WORK; a batch that its server runs as one of its own
     batchyard.v1.step.<tenant>.<batch>             stream STEPS; at most one message per batch
     batchyard.v1.live.<tenant>.batches.<id>        core NATS: progress ticks, not persisted
     batchyard.v1.ctl.batches.<id>                  core NATS: broadcast to every runner
@@ -76,14 +77,24 @@ def work(pool: str, batch_id: str, shard: int) -> str:
     return f"{ROOT}.work.{encode_token(pool)}.{encode_token(batch_id)}.{shard}"
 
 
+def native_work(pool: str, batch_id: str) -> str:
+    """Where a batch waits that its server runs as one of its own."""
+    return f"{ROOT}.work.{encode_token(pool)}.{encode_token(batch_id)}.native.whole"
+
+
 def work_of_batch(batch_id: str) -> str:
-    """The shards of one batch, in whatever pools."""
-    return f"{ROOT}.work.*.{encode_token(batch_id)}.*"
+    """The shards of one batch, in whatever pools, or the whole of it."""
+    return f"{ROOT}.work.*.{encode_token(batch_id)}.>"
 
 
 def work_filter(pool: str) -> str:
     """The shards of one pool of deployments."""
-    return f"{ROOT}.work.{encode_token(pool)}.>"
+    return f"{ROOT}.work.{encode_token(pool)}.*.*"
+
+
+def native_work_filter(pool: str) -> str:
+    """The batches of one pool that its servers run as their own."""
+    return f"{ROOT}.work.{encode_token(pool)}.*.native.whole"
 
 
 def step(tenant: str, batch_id: str) -> str:

@@ -16,6 +16,8 @@ from batchyard.batch_runner.creation import Creation
 from batchyard.batch_runner.dry_run import DryRun
 from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.handlers import SERVICE, command_router
+from batchyard.batch_runner.native.api import NativeApi
+from batchyard.batch_runner.native.servers import NativeServers
 from batchyard.batch_runner.pool_loops import PoolLoops
 from batchyard.batch_runner.queue import Done, Later, WorkLoop
 from batchyard.batch_runner.reconciler import Reconciler
@@ -57,14 +59,17 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
         open_objects(settings) as objects,
         open_messaging(SERVICE, settings) as messaging,
         AiohttpUpstream(settings.request_timeout, settings.max_response_bytes) as upstream,
+        NativeApi(settings.request_timeout, clock) as native_api,
         _open_fleet(Fleet(config, settings, upstream, clock)) as fleet,
     ):
+        rng = random.Random()  # noqa: S311  jitter is no secret
         store = BatchStore(messaging.connection, messaging.js, objects)
         commands = CommandClient(messaging.connection, settings.command_timeout)
-        results = Results(store, commands, settings)
-        stepper = Stepper(store, fleet, results, settings, clock)
-        attempts = Attempts(upstream, policy, clock, random.Random())  # noqa: S311  jitter is no secret
-        worker = Worker(store, fleet, attempts, settings, clock)
+        natives = NativeServers(store, fleet, native_api, settings, clock, rng)
+        results = Results(store, natives, commands, settings)
+        stepper = Stepper(store, fleet, natives, results, settings, clock)
+        attempts = Attempts(upstream, policy, clock, rng)
+        worker = Worker(store, fleet, natives, attempts, settings, clock)
         steps = steps_consumer(settings)
         checks: dict[str, Check] = {
             "nats": messaging.check,
@@ -78,12 +83,12 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
             retries = Retries(store, commands, clock)
             messaging.broker.include_router(command_router(batches, creation, dry_run, retries, fleet, health))
             pools = PoolLoops(messaging.js, settings, worker.handle)
-            pools.serve(fleet.pools)
+            pools.serve(fleet.pools, natives.pools)
 
             def use(changed: Config) -> None:
                 fleet.use(changed)
                 worker.withdraw()
-                pools.serve(fleet.pools)
+                pools.serve(fleet.pools, natives.pools)
 
             async with following_config(settings, config, stop, use):
                 await _work(settings, messaging, stepper, worker, pools, Reconciler(store, settings, clock), stop)

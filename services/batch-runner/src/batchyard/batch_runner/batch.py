@@ -1,14 +1,15 @@
 """The batch record and its life, as pure functions from a record to the next.
 
     validating ─► in_progress ─► finalizing ─► completed
-        │              │   └────────────────► expired
-        └► failed      └► cancelling ───────► cancelled
+        │              │   ├────────────────► expired
+        └► failed      │   └────────────────► failed (a server that runs batches of its own did not take it)
+                       └► cancelling ───────► cancelled
 
 A transition that the status does not allow raises `IllegalTransition`; counting and announcing what has been counted
 and announced already changes nothing: every step may run again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -38,7 +39,8 @@ class ShardOutcome(BaseModel):
     """What one shard came to: written once, by whoever settles the shard first.
 
     `output_key` and `error_key` name objects with the shard's lines in input order, or are None when it has none.
-    `not_run` lines stand in the error object, but count neither as completed nor as failed.
+    `not_run` lines stand in the error object, but count neither as completed nor as failed. `problems` say why the
+    server that was to run the whole batch did not take it; there are none otherwise.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -50,6 +52,49 @@ class ShardOutcome(BaseModel):
     usage_by_deployment: dict[str, Usage] = Field(default_factory=dict)
     output_key: str | None = None
     error_key: str | None = None
+    problems: tuple[BatchProblem, ...] = ()
+
+
+class NativeNote(BaseModel):
+    """What is known of a batch that a server runs as one of its own: enough for any runner to go on with it.
+
+    Attributes:
+        deployment: Whose server; chosen once.
+        uploads: How often an upload of the input has begun: more than one may have left a file behind.
+        file_id: The server's name for the input; the first one noted is the one that counts.
+        file_created_at: When it was made, by the server's clock: its batch is not older.
+        batch_id: The server's name for the batch; the first one noted is the one that counts.
+        turned_away: How often the server had no room for the batch and ended it at once.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    deployment: str
+    uploads: int = 0
+    file_id: str | None = None
+    file_created_at: int = 0
+    batch_id: str | None = None
+    turned_away: int = 0
+
+    def uploading(self) -> "NativeNote":
+        if self.file_id is not None:
+            return self
+        return self.model_copy(update={"uploads": self.uploads + 1})
+
+    def with_file(self, file_id: str, created_at: int) -> "NativeNote":
+        if self.file_id is not None:
+            return self
+        return self.model_copy(update={"file_id": file_id, "file_created_at": created_at})
+
+    def with_batch(self, batch_id: str) -> "NativeNote":
+        if self.batch_id is not None:
+            return self
+        return self.model_copy(update={"batch_id": batch_id})
+
+    def without_batch(self, batch_id: str) -> "NativeNote":
+        if self.batch_id != batch_id:
+            return self
+        return self.model_copy(update={"batch_id": None, "turned_away": self.turned_away + 1})
 
 
 class BatchRecord(BaseModel):
@@ -63,6 +108,7 @@ class BatchRecord(BaseModel):
         id_model: The model that the public ID carries: what was known at creation.
         model: The name clients use; found in the lines when it was not known before, None when they name several.
         pool: The pool that serves it, once planned; None in a batch of several models, whose shards have one each.
+        native: What is known of the server's own batch, when a server runs it whole.
         plan_key: The object that holds the shard table.
         shards: How many there are; those below `dispatched` have been queued.
         settled: Shards whose outcome is counted below, as ascending disjoint ranges `[from, to)`.
@@ -101,6 +147,7 @@ class BatchRecord(BaseModel):
     cancelled_at: int | None = None
 
     problems: tuple[BatchProblem, ...] = ()
+    native: NativeNote | None = None
     plan_key: str | None = None
     lines: int = 0
     shards: int = 0
@@ -179,6 +226,7 @@ def planned(
     plan_key: str,
     lines: int,
     shards: int,
+    native: NativeNote | None = None,
 ) -> BatchRecord:
     """The input is sound: the batch begins, over a copy of its own."""
     if record.status is not BatchStatus.VALIDATING:
@@ -193,6 +241,7 @@ def planned(
         plan_key=plan_key,
         lines=lines,
         shards=shards,
+        native=native,
     )
 
 
@@ -201,6 +250,20 @@ def rejected(record: BatchRecord, now: int, problems: tuple[BatchProblem, ...]) 
     if record.status is not BatchStatus.VALIDATING:
         raise IllegalTransition(record.status)
     return _enter(record, BatchStatus.FAILED, failed_at=now, problems=problems)
+
+
+def refused(record: BatchRecord, now: int, problems: tuple[BatchProblem, ...]) -> BatchRecord:
+    """The server that was to run the whole batch did not take it: as if the input had not been sound."""
+    if record.status is not BatchStatus.IN_PROGRESS:
+        raise IllegalTransition(record.status)
+    return _enter(record, BatchStatus.FAILED, failed_at=now, problems=problems, lines=0)
+
+
+def noted(record: BatchRecord, note: Callable[[NativeNote], NativeNote]) -> BatchRecord:
+    """Something more is known of the server's own batch."""
+    if record.status.is_terminal or record.native is None:
+        raise IllegalTransition(record.status)
+    return record.model_copy(update={"native": note(record.native)})
 
 
 def dispatched(record: BatchRecord, up_to: int) -> BatchRecord:

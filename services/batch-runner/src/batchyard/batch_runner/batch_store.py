@@ -167,7 +167,11 @@ class BatchStore:
         pool = record.pool if record.pool is not None else (await self.table(record)).shards[shard].pool
         assert pool is not None
         task = ShardTask(record.tenant, record.raw_id, shard)
-        await self._publish(subjects.work(pool, record.raw_id, shard), encode_task(task), WORK)
+        if record.native is not None:
+            subject = subjects.native_work(pool, record.raw_id)
+        else:
+            subject = subjects.work(pool, record.raw_id, shard)
+        await self._publish(subject, encode_task(task), WORK)
 
     async def announce(self, record: BatchRecord, status: BatchStatus) -> BatchRecord | None:
         """Publish the event of a status, then take it off the record's list."""

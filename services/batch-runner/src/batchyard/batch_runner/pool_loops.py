@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from nats.errors import Error
 from nats.js import JetStreamContext
@@ -9,10 +10,24 @@ from nats.js import JetStreamContext
 from batchyard.batch_runner.queue import Handler, WorkLoop
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.common.logs import get_logger
-from batchyard.common.messaging.topology import work_consumer
+from batchyard.common.messaging.topology import Consumer, native_consumer, work_consumer
 
 _TROUBLE_SECONDS = 1.0
 _log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Queue:
+    """What waits for a pool: its shards, or the whole batches that its servers run."""
+
+    pool: str
+    is_native: bool
+
+    def consumer(self, settings: RunnerSettings) -> Consumer:
+        return (native_consumer if self.is_native else work_consumer)(self.pool, settings)
+
+    def slots(self, settings: RunnerSettings) -> int:
+        return settings.native_batches_per_pool if self.is_native else settings.shards_per_pool
 
 
 class PoolLoops:
@@ -22,18 +37,20 @@ class PoolLoops:
         self._js = js
         self._settings = settings
         self._handler = handler
-        self._wanted: frozenset[str] = frozenset()
+        self._wanted: frozenset[_Queue] = frozenset()
         self._changed = asyncio.Event()
-        self._stops: dict[str, asyncio.Event] = {}
+        self._stops: dict[_Queue, asyncio.Event] = {}
 
     @property
     def pools(self) -> list[str]:
         """The pools to serve."""
-        return sorted(self._wanted)
+        return sorted({queue.pool for queue in self._wanted})
 
-    def serve(self, pools: Iterable[str]) -> None:
-        """Take the shards of these pools, and of no others; what is being worked on is finished."""
-        self._wanted = frozenset(pools)
+    def serve(self, pools: Iterable[str], native_pools: Iterable[str]) -> None:
+        """Take the shards of `pools` and the whole batches of `native_pools`, and no others; what is being worked on is
+        finished."""
+        shards = {_Queue(pool, is_native=False) for pool in pools}
+        self._wanted = frozenset(shards | {_Queue(pool, is_native=True) for pool in native_pools})
         self._changed.set()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -42,11 +59,11 @@ class PoolLoops:
             stopping = loops.create_task(self._stop_all(stop))
             while not stopping.done():
                 self._changed.clear()
-                for pool in self._stops.keys() - self._wanted:
-                    self._stops.pop(pool).set()
-                for pool in self._wanted - self._stops.keys():
-                    self._stops[pool] = asyncio.Event()
-                    loops.create_task(self._work(pool, self._stops[pool]))
+                for queue in self._stops.keys() - self._wanted:
+                    self._stops.pop(queue).set()
+                for queue in self._wanted - self._stops.keys():
+                    self._stops[queue] = asyncio.Event()
+                    loops.create_task(self._work(queue, self._stops[queue]))
                 await self._changed.wait()
 
     async def _stop_all(self, stop: asyncio.Event) -> None:
@@ -56,13 +73,13 @@ class PoolLoops:
             one.set()
         self._changed.set()
 
-    async def _work(self, pool: str, stop: asyncio.Event) -> None:
-        loop = WorkLoop(self._js, work_consumer(pool, self._settings), self._settings.shards_per_pool, self._handler)
+    async def _work(self, queue: _Queue, stop: asyncio.Event) -> None:
+        loop = WorkLoop(self._js, queue.consumer(self._settings), queue.slots(self._settings), self._handler)
         while not stop.is_set():
             try:
                 await loop.declare()
             except (Error, OSError) as error:
-                _log.warning("queue.not_declared", pool=pool, error=repr(error))
+                _log.warning("queue.not_declared", pool=queue.pool, error=repr(error))
                 await _unless(stop, _TROUBLE_SECONDS)
             else:
                 await loop.run(stop)

@@ -7,6 +7,8 @@ from uuid import uuid4
 
 from batchyard.batch_runner.batch import BatchRecord, ShardOutcome
 from batchyard.batch_runner.batch_store import BatchStore
+from batchyard.batch_runner.native.run import NativeRun
+from batchyard.batch_runner.native.servers import NativeServers
 from batchyard.batch_runner.run import ShardInput, ShardRun, Stop, not_run, numbered_requests
 from batchyard.batch_runner.segments import CHUNK_BYTES
 from batchyard.batch_runner.settings import RunnerSettings
@@ -32,17 +34,27 @@ class ResultFiles:
 class Results:
     """The end of a batch. Every method may run twice: names and contents are the same each time."""
 
-    def __init__(self, store: BatchStore, commands: CommandClient, settings: RunnerSettings) -> None:
+    def __init__(
+        self, store: BatchStore, natives: NativeServers, commands: CommandClient, settings: RunnerSettings
+    ) -> None:
         self._store = store
+        self._natives = natives
         self._commands = commands
         self._settings = settings
 
     async def settle_abandoned(self, record: BatchRecord, shard: int) -> None:
         """Hand in a shard of an ending batch that no runner handed in: its segments, and errors for the rest."""
         table = await self._store.table(record)
-        run = ShardRun(shard_input(record, table, shard), self._store.objects, self._settings, _ignore)
-        run.stop(stop_reason(record))
-        await run.recover()
+        where = shard_input(record, table, shard)
+        run: ShardRun | NativeRun
+        if record.native is None:
+            run = ShardRun(where, self._store.objects, self._settings, _ignore)
+            run.stop(stop_reason(record))
+            await run.recover()
+        else:
+            run = self._natives.run(record, where, _ignore)
+            run.stop(stop_reason(record))
+            await run.execute()
         if not await self._store.hand_in(record, await run.settle()):
             await self._store.tidy_up(record)
 

@@ -44,7 +44,7 @@ class Stop(Enum):
     WITHDRAWN = "withdrawn"  # its model is no longer configured here
 
 
-_NOT_RUN = {
+NOT_RUN = {
     Stop.CANCELLED: "This request was not executed: the batch was cancelled.",
     Stop.EXPIRED: "This request could not be executed before the completion window expired.",
 }
@@ -222,7 +222,7 @@ class ShardRun:
 
     async def settle(self) -> ShardOutcome:
         """Write the parts and say what the shard came to. Lines without a result become errors that say why."""
-        if self.stopped in _NOT_RUN:
+        if self.stopped in NOT_RUN:
             await self._fill(self.stopped)
         self._stored = await compacted(
             self._store, self._stored, f"{self._shard.prefix}segment-{self._shard.attempt}-merged"
@@ -343,7 +343,7 @@ def failed_line(job: LineJob, error: Exception) -> Result:
 
 def not_run(line: int, identity: str, custom_id: bytes, why: Stop) -> Result:
     """The result of a line that was never answered."""
-    text = unanswered_line(identity, custom_id, why.value, _NOT_RUN[why])
+    text = unanswered_line(identity, custom_id, why.value, NOT_RUN[why])
     return Result(line, Kind.NOT_RUN, Tally.NO_TOKENS, None, text)
 
 

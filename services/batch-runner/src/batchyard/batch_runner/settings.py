@@ -45,6 +45,22 @@ class RunnerSettings(Settings):
         default=5.0, ge=0, description="seconds a cancelled batch waits for runners to hand in their shards"
     )
 
+    native_batches_per_pool: int = Field(
+        default=64, ge=1, description="batches of one pool that this process follows on servers which run them whole"
+    )
+    native_transfers: int = Field(
+        default=4,
+        ge=1,
+        description="of those, how many are sent, and how many fetched, at a time; a fetch takes shard_memory_bytes",
+    )
+    native_poll_first: float = Field(default=1.0, gt=0, description="seconds until such a server is asked again")
+    native_poll_cap: float = Field(default=30.0, gt=0, description="seconds between two such questions at most")
+    native_cancel_grace: float = Field(
+        default=10.0,
+        ge=0,
+        description="seconds given to such a server to hand out what it had done, on cancel or expiry",
+    )
+
     step_slots: int = Field(default=8, ge=1, description="batches that this process moves on at a time")
     reconcile_interval: float = Field(default=5.0, gt=0, description="seconds between looks for batches that stand")
     stale_after: float = Field(

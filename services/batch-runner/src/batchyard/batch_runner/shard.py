@@ -55,6 +55,13 @@ _encoder = msgspec.json.Encoder()
 _table_decoder = msgspec.json.Decoder(ShardTable)
 
 
+def whole(table: ShardTable) -> ShardTable:
+    """The same lines as a single shard."""
+    first, last = table.shards[0], table.shards[-1]
+    length = last.offset + last.length - first.offset
+    return ShardTable([ShardRange(first.offset, length, first.first_line, sum(s.requests for s in table.shards))])
+
+
 def encode_table(table: ShardTable) -> bytes:
     return _encoder.encode(table)
 

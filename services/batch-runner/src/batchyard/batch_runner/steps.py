@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from batchyard.batch_runner import batch as transitions
-from batchyard.batch_runner.batch import BatchRecord, IllegalTransition
+from batchyard.batch_runner.batch import BatchRecord, IllegalTransition, NativeNote
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.fleet import Fleet
+from batchyard.batch_runner.native.servers import NativeServers, Undecided
 from batchyard.batch_runner.plan import Plan, Planner
 from batchyard.batch_runner.queue import Done, Later
 from batchyard.batch_runner.results import Results
 from batchyard.batch_runner.settings import RunnerSettings
-from batchyard.batch_runner.shard import window_end
+from batchyard.batch_runner.shard import whole, window_end
 from batchyard.batch_runner.validate import LineRules
 from batchyard.common.clock import Clock
 from batchyard.common.contracts.batches import BatchProblem, BatchStatus
@@ -30,6 +31,7 @@ from batchyard.common.objects import ObjectNotFound
 _SETTLE_POLL = 0.5
 _BUSY_POLL = 0.25
 _REFILE_DELAY = 1.0
+_UNDECIDED_DELAY = 5.0
 _log = get_logger(__name__)
 
 Transition = Callable[[BatchRecord], BatchRecord]
@@ -47,10 +49,17 @@ class Stepper:
     """Moves batches on, one step of a batch at a time in this process."""
 
     def __init__(
-        self, store: BatchStore, fleet: Fleet, results: Results, settings: RunnerSettings, clock: Clock
+        self,
+        store: BatchStore,
+        fleet: Fleet,
+        natives: NativeServers,
+        results: Results,
+        settings: RunnerSettings,
+        clock: Clock,
     ) -> None:
         self._store = store
         self._fleet = fleet
+        self._natives = natives
         self._results = results
         self._settings = settings
         self._clock = clock
@@ -98,9 +107,16 @@ class Stepper:
         plan = await planner.plan(self._store.objects, pinned)
         if not isinstance(plan, Plan):
             return await self._reject(record, plan.problems)
-        key = await self._store.write_table(record, uuid4().hex, plan.table)
+        try:
+            native = await self._choose_native(record, plan)
+        except Undecided:
+            return Later(_UNDECIDED_DELAY)
+        if isinstance(native, BatchProblem):
+            return await self._reject(record, (native,))
+        table = plan.table if native is None else whole(plan.table)
+        key = await self._store.write_table(record, uuid4().hex, table)
         crash_point("table.written")
-        shards = len(plan.table.shards)
+        shards = len(table.shards)
         _log.info("batch.planned", batch=record.raw_id, pool=plan.pool, lines=plan.lines, shards=shards)
         verdict = await self._change(
             record,
@@ -113,12 +129,27 @@ class Stepper:
                 plan_key=key,
                 lines=plan.lines,
                 shards=shards,
+                native=native,
             ),
         )
         crash_point("batch.planned")
         # Who was slower than a cancel has written objects that nobody knows of.
         await self._store.tidy_up(record)
         return verdict
+
+    async def _choose_native(self, record: BatchRecord, plan: Plan) -> NativeNote | BatchProblem | None:
+        """The server that is to run the batch whole, if one is. Past its deadline it makes no difference.
+
+        A batch of several models goes to no such server, and its lines would not do there one by one.
+        """
+        if self._now() >= record.expires_at:
+            return None
+        if plan.pool is not None:
+            return await self._natives.choose(plan.pool)
+        for pool in plan.table.pools:
+            if pool is not None and await self._natives.choose(pool) is not None:
+                return _not_mixed(pool)
+        return None
 
     async def _reject(self, record: BatchRecord, problems: tuple[BatchProblem, ...]) -> Verdict:
         _log.info("batch.rejected", batch=record.raw_id, problems=len(problems), first=problems[0].code)
@@ -152,6 +183,11 @@ class Stepper:
         outcomes = [outcome for outcome in found if outcome is not None]
         if not outcomes:
             return record
+        problems = next((outcome.problems for outcome in outcomes if outcome.problems), ())
+        if problems and record.status is BatchStatus.IN_PROGRESS:
+            _log.info("batch.refused", batch=record.raw_id, problems=len(problems), first=problems[0].code)
+            await self._change(record, lambda current: transitions.refused(current, self._now(), problems))
+            return None
 
         def count(current: BatchRecord) -> BatchRecord:
             for outcome in outcomes:
@@ -196,7 +232,7 @@ class Stepper:
         missing = list(counted.outstanding())
         if missing:
             began = counted.cancelling_at or counted.finalizing_at or 0
-            if self._clock.now() < began + self._settings.settle_patience:
+            if self._clock.now() < began + self._patience(counted):
                 # Said again each time: a runner that did not hear it would go on for an end that has come.
                 await self._store.broadcast(counted)
                 return Later(_SETTLE_POLL)
@@ -219,9 +255,17 @@ class Stepper:
         _log.info("batch.ended", batch=record.raw_id, status=counted.ending, **counted.counts.model_dump())
         return verdict
 
+    def _patience(self, record: BatchRecord) -> float:
+        """Seconds that the runners of an ending batch have to hand in what they have."""
+        patience = self._settings.settle_patience
+        return patience if record.native is None else patience + self._settings.native_cancel_grace
+
     async def _sweep(self, record: BatchRecord) -> Verdict:
         if record.swept:
             return Done()
+        if record.native is not None:
+            await self._natives.clean(record)
+            crash_point("native.cleaned")
         await self._store.remove_objects(record)
         crash_point("objects.removed")
         await self._store.forget_shards(record)
@@ -238,6 +282,14 @@ class Stepper:
 
     def _now(self) -> int:
         return int(self._clock.now())
+
+
+def _not_mixed(pool: str) -> BatchProblem:
+    return BatchProblem(
+        code="mismatched_model",
+        message=f"The model '{pool}' is served by a server that runs whole batches: it needs a batch of its own.",
+        param="body.model",
+    )
 
 
 def _uuid() -> str:

@@ -9,9 +9,11 @@ from typing import TypeVar
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
 from batchyard.batch_runner.attempt import Attempts
-from batchyard.batch_runner.batch import BatchRecord, ShardOutcome
+from batchyard.batch_runner.batch import BatchRecord
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.fleet import Fleet
+from batchyard.batch_runner.native.run import NativeRun
+from batchyard.batch_runner.native.servers import NativeServers
 from batchyard.batch_runner.pool import Pool
 from batchyard.batch_runner.queue import Done, Later
 from batchyard.batch_runner.results import shard_input, stop_reason
@@ -40,14 +42,21 @@ class Worker:
     """Runs the shards of this process' pools."""
 
     def __init__(
-        self, store: BatchStore, fleet: Fleet, attempts: Attempts, settings: RunnerSettings, clock: Clock
+        self,
+        store: BatchStore,
+        fleet: Fleet,
+        natives: NativeServers,
+        attempts: Attempts,
+        settings: RunnerSettings,
+        clock: Clock,
     ) -> None:
         self._store = store
         self._fleet = fleet
+        self._natives = natives
         self._attempts = attempts
         self._settings = settings
         self._clock = clock
-        self._running: dict[str, set[ShardRun]] = {}
+        self._running: dict[str, set[ShardRun | NativeRun]] = {}
         self._at_work: set[tuple[str, int]] = set()
         self._records: dict[str, BatchRecord] = {}
         self._caution = asyncio.Lock()
@@ -96,6 +105,8 @@ class Worker:
     async def _tell_waiting(self, record: BatchRecord) -> None:
         """Say of the shards that are run here that they wait for a server, and when they no longer do."""
         for run in tuple(self._running.get(record.raw_id, ())):
+            if isinstance(run, NativeRun):
+                continue  # it knows better, and says so itself
             pool = self._fleet.pools.get(run.pool)
             if pool is None:
                 continue  # the shard is on its way back to the queue
@@ -109,7 +120,8 @@ class Worker:
         """Give back the shards of pools that are no longer configured, once what is in flight has ended."""
         for runs in self._running.values():
             for run in runs:
-                if run.pool not in self._fleet.pools:
+                # Who follows a batch that its server runs whole has what is in flight there.
+                if isinstance(run, ShardRun) and run.pool not in self._fleet.pools:
                     run.stop(Stop.WITHDRAWN)
 
     def shut_down(self) -> None:
@@ -130,14 +142,17 @@ class Worker:
             told = progress.model_copy(update={"waits_for": run.waits_for})
             await self._store.report_progress(record, shard, told)
 
-        run = ShardRun(
-            shard_to_run,
-            self._store.objects,
-            self._settings,
-            report,
-        )
+        run: ShardRun | NativeRun
+        if record.native is None:
+            run = ShardRun(shard_to_run, self._store.objects, self._settings, report)
+        else:
+            run = self._natives.run(record, shard_to_run, report)
         try:
-            with self._registered(record, run, pool), self._deadline(record, run):
+            with self._registered(record, run), self._deadline(record, run):
+                if isinstance(run, NativeRun):
+                    return await self._run_natively(record, run)
+                if pool.is_retired:
+                    run.stop(Stop.WITHDRAWN)
                 return await self._run_registered(record, run, pool)
         finally:
             # Who was paused for long may have written objects after the batch had ended and been swept.
@@ -169,16 +184,20 @@ class Worker:
             await self._end_unharmed(record, shard, run.progress if run.progress.results > begun.results else begun)
             _log.info("shard.handed_back", batch=record.raw_id, shard=shard)
             return Later(0)
-        outcome, first = await self._settle(record, run)
-        _log.info(
-            "shard.settled" if first else "shard.settled_by_another",
-            batch=record.raw_id,
-            shard=shard,
-            completed=outcome.completed,
-            failed=outcome.failed,
-            not_run=outcome.not_run,
-        )
-        return Done()
+        return await self._settle(record, run)
+
+    async def _run_natively(self, record: BatchRecord, run: NativeRun) -> Done | Later:
+        """Follow a batch on the server that runs it whole. That runners are lost meanwhile does not speak against it:
+        they hardly touch its lines."""
+        with self._natives.counted(record):
+            await self.look_again(record.tenant, record.raw_id)
+            await run.recover()
+            await run.execute()
+        if run.stopped is Stop.SUPERSEDED:
+            return Done()
+        if run.stopped is Stop.SHUTDOWN:
+            return Later(0)
+        return await self._settle(record, run)
 
     async def _is_handed_in(self, record: BatchRecord, shard: int) -> bool:
         return record.is_settled(shard) or await self._store.outcome(record, shard) is not None
@@ -225,15 +244,23 @@ class Worker:
 
         await run.execute_singly(self._attempts, pool, note)
 
-    async def _settle(self, record: BatchRecord, run: ShardRun) -> tuple[ShardOutcome, bool]:
-        """Hand in what the shard came to, and whether it was the first to be. An outage is waited out here: what is
-        in memory alone would otherwise have to be asked for again."""
+    async def _settle(self, record: BatchRecord, run: ShardRun | NativeRun) -> Done:
+        """Hand in what the shard came to. An outage is waited out here: what is in memory alone would otherwise have
+        to be asked for again."""
         outcome = await self._through_outages(run.settle)
         first = await self._through_outages(lambda: self._store.hand_in(record, outcome))
         crash_point("outcome.handed_in")
         await self._through_outages(lambda: self._store.queue_step(record.tenant, record.raw_id))
         crash_point("outcome.told")
-        return outcome, first
+        _log.info(
+            "shard.settled" if first else "shard.settled_by_another",
+            batch=record.raw_id,
+            shard=run.shard,
+            completed=outcome.completed,
+            failed=outcome.failed,
+            not_run=outcome.not_run,
+        )
+        return Done()
 
     async def _through_outages(self, work: Callable[[], Awaitable[T]]) -> T:
         attempts = AsyncRetrying(
@@ -248,15 +275,13 @@ class Worker:
         raise AssertionError("tenacity ends by a result or an error")
 
     @contextmanager
-    def _registered(self, record: BatchRecord, run: ShardRun, pool: Pool) -> Iterator[None]:
+    def _registered(self, record: BatchRecord, run: ShardRun | NativeRun) -> Iterator[None]:
         raw_id = record.raw_id
         runs = self._running.setdefault(raw_id, set())
         runs.add(run)
         self._records[raw_id] = record
         if self._shutting_down:
             run.stop(Stop.SHUTDOWN)
-        elif pool.is_retired:
-            run.stop(Stop.WITHDRAWN)
         try:
             yield
         finally:
@@ -266,7 +291,7 @@ class Worker:
                 self._records.pop(raw_id, None)
 
     @contextmanager
-    def _deadline(self, record: BatchRecord, run: ShardRun) -> Iterator[None]:
+    def _deadline(self, record: BatchRecord, run: ShardRun | NativeRun) -> Iterator[None]:
         """Stop by itself at the batch's deadline, whether or not anybody says so."""
         left = max(0.0, record.expires_at - self._clock.now())
         timer = asyncio.get_running_loop().call_later(left, run.stop, Stop.EXPIRED)

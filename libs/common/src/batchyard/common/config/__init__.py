@@ -2,7 +2,18 @@
 
 from batchyard.common.config.changes import changes
 from batchyard.common.config.load import load_config
-from batchyard.common.config.model import ANY_MODEL, Alias, Config, Deployment, Price
+from batchyard.common.config.model import ANY_MODEL, Alias, BatchMode, Config, Deployment, Price
 from batchyard.common.config.names import bare, is_pattern
 
-__all__ = ["ANY_MODEL", "Alias", "Config", "Deployment", "Price", "bare", "changes", "is_pattern", "load_config"]
+__all__ = [
+    "ANY_MODEL",
+    "Alias",
+    "BatchMode",
+    "Config",
+    "Deployment",
+    "Price",
+    "bare",
+    "changes",
+    "is_pattern",
+    "load_config",
+]

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from batchyard.common.config.document import Document, KeyPath, Place, read_document
-from batchyard.common.config.model import ANY_MODEL, Alias, Config, Deployment, Price
+from batchyard.common.config.model import ANY_MODEL, Alias, BatchMode, Config, Deployment, Price
 from batchyard.common.config.names import WILDCARD, bare
 from batchyard.common.config.references import Unset, fallback_base, resolved, secret
 from batchyard.common.config.schema import File, ModelEntry, Section
@@ -153,6 +153,7 @@ def _deployment(entry: ModelEntry, base_url: str, environ: Mapping[str, str]) ->
         rpm=params.rpm,
         tpm=params.tpm,
         weight=params.weight,
+        batch_mode=params.batch_mode or entry.model_info.batch_mode or BatchMode.REQUESTS,
         price=Price(
             input=params.input_cost_per_token,
             output=params.output_cost_per_token,

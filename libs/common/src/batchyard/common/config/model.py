@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from enum import StrEnum
 from functools import cached_property
 
 from pydantic import SecretStr
@@ -11,6 +12,14 @@ from batchyard.common.config.names import WILDCARD, bare, filled, is_pattern, mo
 
 ANY_MODEL = WILDCARD
 """The pool of a fleet that was named by its address alone: it takes whatever model name a client says."""
+
+
+class BatchMode(StrEnum):
+    """How batches are run on a deployment."""
+
+    REQUESTS = "requests"  # line by line
+    NATIVE = "native"  # as a batch of the server's own: it has /v1/files and /v1/batches
+    AUTO = "auto"  # natively if the server says that it can
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,7 @@ class Deployment:
         base_url: Scheme, host and port, with any path prefix, without `/v1`.
         timeout: Seconds for one request.
         max_parallel_requests: Requests in flight at most, None for the runner's default.
+        batch_mode: Whether the server is given lines, or whole batches.
     """
 
     id: str
@@ -51,6 +61,7 @@ class Deployment:
     rpm: int | None = None
     tpm: int | None = None
     weight: float = 1.0
+    batch_mode: BatchMode = BatchMode.REQUESTS
     price: Price = Price()
 
     def name_for(self, model: str) -> str:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 
 from batchyard.common.config import litellm_keys
 from batchyard.common.config.document import KeyPath
+from batchyard.common.config.model import BatchMode
 from batchyard.common.config.names import bare, is_pattern
 from batchyard.common.config.references import must_be_a_server
 from batchyard.common.subjects import encode_token
@@ -81,6 +82,11 @@ class LiteLLMParams(Section):
     rpm: int | None = Field(default=None, ge=1, description="requests per minute; read, not yet enforced")
     tpm: int | None = Field(default=None, ge=1, description="tokens per minute; read, not yet enforced")
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="its share of the model's requests")
+    batch_mode: BatchMode | None = Field(
+        default=None,
+        description="`requests`: lines are sent one by one; `native`: the server has a Batch API of its own and gets "
+        "whole batches; `auto`: it is asked which; that of `model_info` if absent, else `requests`",
+    )
     input_cost_per_token: Decimal | None = Field(
         default=None, ge=0, description="price of a prompt token, in `batchyard_settings.currency`"
     )
@@ -120,6 +126,9 @@ class ModelInfo(Section):
         min_length=1,
         description="the server's name on the ledger and in logs; made from `model_name`, `model` and `api_base` if "
         "absent",
+    )
+    batch_mode: BatchMode | None = Field(
+        default=None, description="as in `litellm_params`; here, LiteLLM does not pass it on to the server"
     )
     mode: str | None = Field(default=None, description="read for LiteLLM's sake; vLLM itself knows what it can do")
 

@@ -118,9 +118,17 @@ def _bucket(name: str, settings: Settings) -> StreamConfig:
 
 def work_consumer(pool: str, settings: Settings) -> Consumer:
     """The consumer of one pool's shards. Redelivery is judged by the runner, so the server sets no limit."""
+    return _queue_consumer(WORK, f"pool-{_short_token(pool)}", subjects.work_filter(pool), settings)
+
+
+def native_consumer(pool: str, settings: Settings) -> Consumer:
+    """The consumer of those batches of a pool that its servers run as their own."""
+    return _queue_consumer(WORK, f"native-{_short_token(pool)}", subjects.native_work_filter(pool), settings)
+
+
+def _short_token(pool: str) -> str:
     token = subjects.encode_token(pool)
-    name = f"pool-{token}" if len(token) <= 100 else f"pool-{hashlib.sha256(token.encode()).hexdigest()}"
-    return _queue_consumer(WORK, name, subjects.work_filter(pool), settings)
+    return token if len(token) <= 100 else hashlib.sha256(token.encode()).hexdigest()
 
 
 def steps_consumer(settings: Settings) -> Consumer:
