@@ -48,7 +48,7 @@ pytestmark = pytest.mark.timeout(400)
 def litellm_command() -> Path:
     """The proxy's command, installed as litellm_proxy/uv.lock has it, in an environment of its own."""
     uv = Path(sys.executable).with_name("uv")
-    sync = [uv, "sync", "--quiet", "--locked", "--project", _PROJECT, "--python", sys.executable]
+    sync: list[str | Path] = [uv, "sync", "--quiet", "--locked", "--project", _PROJECT, "--python", sys.executable]
     environment = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(_ENVIRONMENT)}
     for arguments in (sync, [*sync, "--system-certs"]):
         done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=280, check=False)

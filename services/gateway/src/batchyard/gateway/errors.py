@@ -37,6 +37,16 @@ class UnsupportedEncoding(InvalidRequest):
     http_status = 415
 
 
+class HeadTooLarge(InvalidRequest):
+    """The request's line and headers have more than `limit` bytes."""
+
+    http_status = 431
+    default_code = "request_head_too_large"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The request's URL and headers are too large: at most {limit} bytes are accepted.")
+
+
 class RangeNotSatisfiable(InvalidRequest):
     """A `Range` that holds no byte of the file, which is `size` bytes long."""
 

@@ -75,9 +75,14 @@ class _Exchange:
         await self._send(message)
 
 
+def new_request_id() -> str:
+    """An ID for a request that brought none."""
+    return f"req_{secrets.token_hex(16)}"
+
+
 def _request_id(scope: Scope) -> str:
     given = Headers(scope=scope).get(REQUEST_ID, "")
-    return given if _SANE_ID.fullmatch(given) else f"req_{secrets.token_hex(16)}"
+    return given if _SANE_ID.fullmatch(given) else new_request_id()
 
 
 def _route(scope: Scope) -> str | None:

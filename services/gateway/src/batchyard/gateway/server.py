@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 
 from batchyard.common.errors import ConfigurationError
 from batchyard.common.logs import get_logger
+from batchyard.gateway.connection import connection_class
 from batchyard.gateway.settings import GatewaySettings
 
 _BACKLOG = 2048
@@ -31,7 +32,7 @@ async def serve_until(stop: asyncio.Event, app: ASGIApp, listener: socket.socket
     server = _Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=connection_class(settings.max_head_bytes, settings.read_timeout),
             ws="none",
             lifespan="off",
             log_config=None,

@@ -35,10 +35,14 @@ class GatewaySettings(Settings):
     )
     inline_slots: int = Field(default=2, ge=1, description="such requests that are taken apart at a time")
 
+    max_head_bytes: int = Field(default=64 * KIB, ge=KIB, description="of a request's URL and headers together")
+
     command_timeout: float = Field(default=DEFAULT_TIMEOUT, gt=0, description="for a service to answer")
     validation_timeout: float = Field(default=300.0, gt=0, description="for a dry run, which reads the whole input")
     completion_timeout: float = Field(default=300.0, gt=0, description="for the parts of an upload to be joined")
     health_timeout: float = Field(default=2.0, gt=0, description="for each service to say how it is")
-    read_timeout: float = Field(default=60.0, gt=0, description="between two chunks of a request's body")
+    read_timeout: float = Field(
+        default=60.0, gt=0, description="for a request's head, and between two chunks of its body"
+    )
     keep_alive_timeout: int = Field(default=75, ge=1, description="for which an idle connection stays open")
     shutdown_timeout: int = Field(default=20, ge=0, description="for running requests to end after a stop")
