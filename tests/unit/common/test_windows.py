@@ -1,8 +1,10 @@
 """Completion windows: OpenAI's `24h`, and others within a minute and thirty days."""
 
+import re
+
 import pytest
 
-from batchyard.common.windows import window_seconds
+from batchyard.common.windows import WINDOW_PATTERN, window_seconds
 
 
 @pytest.mark.parametrize(
@@ -48,3 +50,15 @@ def test_any_other_window_is_refused_with_what_is_possible(window: str) -> None:
     with pytest.raises(ValueError, match="Supported values are: '24h'") as caught:
         window_seconds(window)
     assert f"Invalid value: '{window}'" in str(caught.value)
+
+
+@pytest.mark.parametrize("unit", ["m", "h", "d"])
+def test_the_pattern_for_documents_takes_the_same_windows(unit: str) -> None:
+    for count in range(50_000):
+        window = f"{count}{unit}"
+        try:
+            window_seconds(window)
+            is_taken = True
+        except ValueError:
+            is_taken = False
+        assert bool(re.search(WINDOW_PATTERN, window)) is is_taken, window

@@ -146,3 +146,12 @@ def test_json_that_is_no_object_is_refused(body: Any, kind: str) -> None:
     error = refusal(body)
     assert error.message == f"Invalid type for the request body: expected an object, but got {kind} instead."
     assert error.code == "invalid_type"
+
+
+def test_a_whole_number_may_be_written_with_a_fraction() -> None:
+    expiry = {"anchor": "created_at", "seconds": 3600.0}
+    wanted = parse_batch_request(json.dumps({**WISH, "output_expires_after": expiry}).encode()).output_expires_after
+    assert wanted is not None
+    assert (wanted.seconds, type(wanted.seconds)) == (3600, int)
+    error = refusal({**WISH, "output_expires_after": {**expiry, "seconds": 3600.5}})
+    assert (error.param, error.code) == ("output_expires_after.seconds", "invalid_type")

@@ -155,6 +155,22 @@ async def test_the_document_describes_every_operation(gateway: Served) -> None:
     assert set(document["components"]["schemas"]) >= {"File", "Batch", "FilePage", "BatchPage", "ErrorEnvelope"}
 
 
+async def test_the_document_names_every_answer_with_its_headers(gateway: Served) -> None:
+    paths = (await gateway.http.get("/openapi.json")).json()["paths"]
+    cancel = paths["/v1/batches/{batch_id}/cancel"]["post"]["responses"]
+    assert list(cancel) == ["200", "400", "401", "404", "409", "500", "503"]
+    assert set(cancel["200"]["headers"]) == {"x-request-id", "openai-processing-ms"}
+    assert set(cancel["409"]["headers"]) - set(cancel["200"]["headers"]) == {"x-should-retry"}
+    upload = paths["/v1/files"]["post"]["responses"]
+    assert list(upload) == ["200", "400", "401", "408", "413", "500", "503"]
+    envelope = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorEnvelope"}}}
+    assert all(answer["content"] == envelope for status, answer in upload.items() if status != "200")
+    content = paths["/v1/files/{file_id}/content"]["get"]["responses"]
+    assert {"206", "304", "416"} < set(content)
+    assert "content-range" in content["416"]["headers"]
+    assert "retry-after" not in paths["/health/readiness"]["get"]["responses"]["503"]["headers"]
+
+
 async def test_the_document_describes_bodies_that_fastapi_does_not_read(gateway: Served) -> None:
     paths = (await gateway.http.get("/openapi.json")).json()["paths"]
     form = paths["/v1/files"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]

@@ -1,10 +1,9 @@
 """The composition root: settings and connections in, one application out."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
@@ -17,8 +16,8 @@ from batchyard.common.messaging.commands import CommandClient
 from batchyard.common.reloading import following_config, read_config
 from batchyard.common.service import Serve, open_messaging, open_objects
 from batchyard.gateway.auth import Keyring
+from batchyard.gateway.document import Api, refusals
 from batchyard.gateway.error_handlers import EXCEPTION_HANDLERS
-from batchyard.gateway.errors import ErrorEnvelope
 from batchyard.gateway.failed_creates import FailedCreates
 from batchyard.gateway.gateway import Gateway
 from batchyard.gateway.request_context import RequestContext
@@ -28,26 +27,28 @@ from batchyard.gateway.settings import GatewaySettings
 
 SERVICE = "gateway"
 
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ErrorEnvelope, "description": "The request is at fault"},
-    "5XX": {"model": ErrorEnvelope, "description": "Batchyard is at fault; 503 says when to try again"},
-}
 _log = get_logger(__name__)
 
 
 def create_app(gateway: Gateway) -> FastAPI:
-    """The HTTP API over a gateway's parts. Every route answers with and without `/v1`."""
-    app = FastAPI(
+    """The HTTP API over a gateway's parts."""
+    app = routed_api([Middleware(RequestContext, clock=gateway.clock)])
+    app.state.gateway = gateway
+    return app
+
+
+def routed_api(middleware: Sequence[Middleware] = ()) -> FastAPI:
+    """The routes, with nothing behind them. Every one answers with and without `/v1`."""
+    app = Api(
         title="Batchyard",
         summary="The OpenAI Files and Batch API for people who run their own vLLM servers",
         version="1",
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
-        responses=_ERRORS,
+        responses=refusals(500),
         exception_handlers=EXCEPTION_HANDLERS,
-        middleware=[Middleware(RequestContext, clock=gateway.clock)],
+        middleware=middleware,
     )
-    app.state.gateway = gateway
     app.include_router(health.router)
     for routes in (files, uploads, batches, retries, batch_results, models, spend):
         app.include_router(routes.router, prefix="/v1")

@@ -5,11 +5,11 @@ Source: https://platform.openai.com/docs/api-reference/batch/create
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from batchyard.common.contracts.batches import ENDPOINTS
 from batchyard.common.errors import InvalidRequest
-from batchyard.common.windows import window_seconds
+from batchyard.common.windows import WINDOW_PATTERN, window_seconds
 from batchyard.gateway.model_choice import MAX_MODEL_CHARACTERS
 from batchyard.gateway.validation import invalid_request, missing, refuse, unsupported_value
 
@@ -31,6 +31,11 @@ def _completion_window(value: str) -> str:
     return value
 
 
+def _whole(value: object) -> object:
+    """JSON has one kind of number: 3600.0 is the integer 3600."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
 
@@ -41,7 +46,7 @@ class OutputExpiresAfter(BaseModel):
     model_config = _AS_IT_STANDS
 
     anchor: Literal["created_at"]
-    seconds: int = Field(ge=3600, le=2_592_000)
+    seconds: Annotated[int, BeforeValidator(_whole)] = Field(ge=3600, le=2_592_000)
 
 
 class BatchRequest(BaseModel):
@@ -58,7 +63,9 @@ class BatchRequest(BaseModel):
         description="The lines themselves, instead of a file: `custom_id`, `method` and `url` may be left out",
     )
     endpoint: Annotated[str, AfterValidator(_endpoint)] = Field(json_schema_extra={"enum": list(ENDPOINTS)})
-    completion_window: Annotated[str, AfterValidator(_completion_window)] = Field(examples=["24h", "1h", "7d"])
+    completion_window: Annotated[str, AfterValidator(_completion_window)] = Field(
+        examples=["24h", "1h", "7d"], json_schema_extra={"pattern": WINDOW_PATTERN}
+    )
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
     output_expires_after: OutputExpiresAfter | None = None
     dry_run: bool | None = Field(default=None, description="Check everything, lines included, and make no batch")

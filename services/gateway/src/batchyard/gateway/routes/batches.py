@@ -17,6 +17,7 @@ from batchyard.gateway import creating
 from batchyard.gateway.batch_filters import metadata, statuses
 from batchyard.gateway.batch_request import BatchRequest
 from batchyard.gateway.caller import TheCaller
+from batchyard.gateway.document import refusals
 from batchyard.gateway.model_choice import MAX_MODEL_CHARACTERS
 from batchyard.gateway.request_bodies import json_body
 from batchyard.gateway.retry_headers import retries_of
@@ -27,7 +28,7 @@ LAST_SECOND = 253_402_300_799
 router = APIRouter(tags=["Batches"])
 
 
-@router.post("/batches", openapi_extra=json_body(BatchRequest))
+@router.post("/batches", openapi_extra=json_body(BatchRequest), responses=refusals(404, 409))
 async def create_batch(request: Request, caller: TheCaller) -> Batch | BatchValidation:
     """Start a batch over an uploaded file of purpose `batch`, or over `requests`.
 
@@ -38,7 +39,7 @@ async def create_batch(request: Request, caller: TheCaller) -> Batch | BatchVali
     return await creating.create_batch(request, caller)
 
 
-@router.get("/batches")
+@router.get("/batches", responses=refusals(404))
 async def list_batches(
     request: Request,
     caller: TheCaller,
@@ -69,7 +70,7 @@ async def get_batch(batch_id: str, caller: TheCaller) -> Batch:
     return await caller.call(GetBatch(batch_id=batch_id))
 
 
-@router.post("/batches/{batch_id}/cancel")
+@router.post("/batches/{batch_id}/cancel", responses=refusals(409))
 async def cancel_batch(batch_id: str, request: Request, caller: TheCaller) -> Batch:
     """Cancel a batch. What has been answered by then is kept."""
     return await caller.call(CancelBatch(batch_id=batch_id, again=bool(retries_of(request))))

@@ -15,6 +15,7 @@ from batchyard.common.contracts.files import (
     Purpose,
 )
 from batchyard.gateway.caller import TheCaller
+from batchyard.gateway.document import refusals
 from batchyard.gateway.downloads import download_file
 from batchyard.gateway.file_form import parse_purpose
 from batchyard.gateway.intake import take_file
@@ -22,9 +23,21 @@ from batchyard.gateway.request_bodies import file_body
 
 router = APIRouter(tags=["Files"])
 
+_TEXT = {"type": "string"}
+_BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_ABOUT_CONTENT = {
+    name: {"required": True, "schema": _TEXT}
+    for name in ("accept-ranges", "content-disposition", "content-length", "etag")
+}
 _CONTENT: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The content", "content": {"application/octet-stream": {}}},
-    206: {"description": "The part of it that `Range` asked for", "content": {"application/octet-stream": {}}},
+    200: {"description": "The content", "content": _BYTES, "headers": _ABOUT_CONTENT},
+    206: {
+        "description": "The part of it that `Range` asked for",
+        "content": _BYTES,
+        "headers": {**_ABOUT_CONTENT, "content-range": {"required": True, "schema": _TEXT}},
+    },
+    304: {"description": "It is what `If-None-Match` names", "headers": {"etag": _ABOUT_CONTENT["etag"]}},
+    **refusals(416),
 }
 
 
@@ -37,7 +50,9 @@ async def create_file(request: Request, caller: TheCaller) -> File:
 @router.get("/files")
 async def list_files(
     caller: TheCaller,
-    purpose: Annotated[str | None, Query(description="Only files of this purpose")] = None,
+    purpose: Annotated[
+        str | None, Query(description="Only files of this purpose", json_schema_extra={"enum": [None, *Purpose]})
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=FILE_LIST_MAX)] = FILE_LIST_MAX,
     order: Annotated[Literal["asc", "desc"], Query(description="By creation")] = "desc",
     after: Annotated[str | None, Query(description="The ID after which the page begins")] = None,

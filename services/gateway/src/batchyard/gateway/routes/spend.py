@@ -17,8 +17,17 @@ from batchyard.gateway.spend_period import period
 
 router = APIRouter(tags=["Spend"], prefix="/spend")
 
-Start = Annotated[str | None, Query(description="The first day, as 2026-01-31 (UTC), or Unix seconds")]
-End = Annotated[str | None, Query(description="The last day, as 2026-01-31 (UTC), or Unix seconds (exclusive)")]
+_MOMENT = {
+    "anyOf": [{"type": "string", "format": "date"}, {"type": "string", "pattern": "^[0-9]{0,11}$"}, {"type": "null"}]
+}
+Start = Annotated[
+    str | None,
+    Query(description="The first day, as 2026-01-31 (UTC), or Unix seconds", json_schema_extra=_MOMENT),
+]
+End = Annotated[
+    str | None,
+    Query(description="The last day, as 2026-01-31 (UTC), or Unix seconds (exclusive)", json_schema_extra=_MOMENT),
+]
 
 
 @router.get("/logs")
