@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/
 FUZZ_TARGETS ?= line planner answer ids tokens multipart disposition
 FUZZ_SECONDS ?= 60
 PYTHON ?= python3
-SOURCES := libs services tests benchmarks
+SOURCES := libs services tests benchmarks docs
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-faults soak fuzz check fmt docs clean
@@ -50,8 +50,9 @@ fmt: setup ## Format and fix what can be fixed
 	@$(RUN)ruff format $(SOURCES)
 	@$(RUN)ruff check --fix $(SOURCES)
 
-docs: setup ## Write the tables of docs/configuration.md from the code
+docs: setup ## Write what docs/ holds of the code anew: OpenAPI, AsyncAPI, the tables of configuration.md
+	@$(RUN)python docs/generate.py
 	@PYTHONPATH=tests $(RUN)python -m support.configuration_docs
 
 clean: ## Remove the environment and the caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .cache tests/contract/node/node_modules

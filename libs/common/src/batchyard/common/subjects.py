@@ -112,6 +112,10 @@ def control(batch_id: str) -> str:
     return f"{ROOT}.ctl.batches.{encode_token(batch_id)}"
 
 
+BATCH_EVENT_PATTERN = f"{ROOT}.evt.{{tenant}}.batches.{{batch}}.{{status}}"
+LIVE_PATTERN = f"{ROOT}.live.{{tenant}}.batches.{{batch}}"
+"""What `event` and `live` make, with names in place of values: for documents."""
+
 ALL_EVENTS = f"{ROOT}.evt.>"
 ALL_WORK = f"{ROOT}.work.>"
 ALL_STEPS = f"{ROOT}.step.>"

@@ -49,7 +49,7 @@ class CommandClient:
             ApiError: What the service answered.
             ServiceUnavailable: Nobody listens, nobody answered in time, or NATS is away.
         """
-        owner = _OWNERS.get(command.noun, command.verb)
+        owner = owner_of(type(command))
         try:
             message = await self._connection.request(
                 command.subject(tenant),
@@ -68,6 +68,11 @@ class CommandClient:
         if reply.error is not None:
             raise ApiError.from_body(reply.error)
         return cast("R", reply.result)
+
+
+def owner_of(command: type[Command[Any]]) -> str:
+    """The service that answers a command."""
+    return _OWNERS.get(command.noun, command.verb)
 
 
 @cache
