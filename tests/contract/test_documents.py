@@ -1,6 +1,7 @@
 """The documents in docs/ say what the code says."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -86,3 +87,10 @@ def test_every_event_is_there() -> None:
         if isinstance(kind, type) and issubclass(kind, Contract) and kind.__module__ == events.__name__
     }
     assert told == declared
+
+
+def test_the_tests_that_the_documents_name_exist() -> None:
+    for path in [*_DOCS.glob("*.md"), _DOCS.parent / "README.md"]:
+        for file, name in re.findall(r"(tests/[\w/.]+\.(?:py|js))(?:::(\w+))?", path.read_text()):
+            source = (_DOCS.parent / file).read_text()
+            assert not name or f"def {name}(" in source, f"{path.name} names {file}::{name}"
