@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import litellm
 import openai
 import pytest
 from litellm.llms.custom_httpx.async_client_cleanup import close_litellm_async_clients
+from openai import AsyncOpenAI, OpenAI
 
 from support.stack import MASTER_KEY, MODEL
 
@@ -26,6 +28,11 @@ async def _connections_closed() -> AsyncIterator[None]:
     """The SDK leaves connections to the garbage collector: have it collect them here, where nobody else is blamed."""
     yield
     await close_litellm_async_clients()  # type: ignore[no-untyped-call]
+    for found in gc.get_objects():
+        if type(found) in (OpenAI, httpx.Client):
+            found.close()
+        elif type(found) is AsyncOpenAI:
+            await found.close()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         gc.collect()
