@@ -6,11 +6,13 @@ from fastapi import APIRouter, Query, Request, Response
 
 from batchyard.gateway.batch_results import MEDIA_TYPE, Wanted, stream_results
 from batchyard.gateway.caller import TheCaller
+from batchyard.gateway.document import refusals
 
 router = APIRouter(tags=["Batches"])
 
 _RESULTS: dict[int | str, dict[str, Any]] = {
-    200: {"description": "A line for each request, in the order of the input", "content": {MEDIA_TYPE: {}}}
+    200: {"description": "A line for each request, in the order of the input", "content": {MEDIA_TYPE: {}}},
+    **refusals(409),
 }
 
 

@@ -5,13 +5,16 @@ from fastapi import APIRouter, Request
 from batchyard.common.contracts.batches import Batch, RetryBatch
 from batchyard.gateway.bodies import read_body
 from batchyard.gateway.caller import TheCaller
+from batchyard.gateway.document import refusals
 from batchyard.gateway.request_bodies import json_body
 from batchyard.gateway.retry_request import RetryRequest, parse_retry_request
 
 router = APIRouter(tags=["Batches"])
 
 
-@router.post("/batches/{batch_id}/retry", openapi_extra=json_body(RetryRequest, required=False))
+@router.post(
+    "/batches/{batch_id}/retry", openapi_extra=json_body(RetryRequest, required=False), responses=refusals(409)
+)
 async def retry_batch(batch_id: str, request: Request, caller: TheCaller) -> Batch:
     """Start a new batch over the requests of an ended one that did not succeed."""
     settings = caller.gateway.settings
