@@ -114,7 +114,12 @@ REFUSED: dict[str, tuple[bytes, int, str | None, str | None]] = {
     "JSON a hundred thousand deep": (create(b"[" * 100_000), 400, None, "invalid_json"),
     "a number of 5000 digits": (create(b'{"input_file_id": %b}' % (b"9" * 5000)), 400, None, "invalid_json"),
     "JSON of two megabytes": (create(WISH.replace(b"}", b', "a": "%b"}' % (b"x" * 2_000_000))), 413, None, None),
-    "a compressed body": (create(b"\x1f\x8b\x08", JSON + b"content-encoding: gzip\r\n"), 400, None, "invalid_json"),
+    "a compressed body": (
+        create(b"\x1f\x8b\x08", JSON + b"content-encoding: gzip\r\n"),
+        415,
+        None,
+        "unsupported_content_encoding",
+    ),
     "a form where JSON belongs": (
         create(b"a=b", b"content-type: application/x-www-form-urlencoded\r\n"),
         400,

@@ -17,6 +17,7 @@ _DESCRIPTIONS = {
     "408": "The body stopped arriving",
     "409": "The object's status does not allow it; final: trying again changes nothing",
     "413": "The body is too large",
+    "415": "The body has a `Content-Encoding`: send it as it is",
     "416": "The range holds no byte of the file",
     "500": "Batchyard is at fault",
     "503": "A service behind is away; `Retry-After` says when to try again",
@@ -32,12 +33,17 @@ _HEADERS: dict[str, Any] = {
         "schema": {"type": "string", "const": "false"},
     },
     "retry-after": {"description": "Seconds", "schema": _SECONDS},
+    "accept-encoding": {
+        "description": "The one encoding that is read",
+        "schema": {"type": "string", "const": "identity"},
+    },
     "content-range": {"description": "`bytes */<size>`", "schema": _TEXT},
 }
 _EVERYWHERE: tuple[str, ...] = (REQUEST_ID, "openai-processing-ms")
 _OF_STATUS = {
     "401": ("www-authenticate",),
     "409": ("x-should-retry",),
+    "415": ("accept-encoding",),
     "416": ("content-range",),
     "503": ("retry-after",),
 }
@@ -81,7 +87,7 @@ def _complete(operation: dict[str, Any], *, has_path_parameter: bool) -> None:
     if has_path_parameter:
         common.append("404")
     if "requestBody" in operation:
-        common += ["408", "413"]
+        common += ["408", "413", "415"]
     for status in common:
         responses.setdefault(status, {"content": _ERROR})
     operation["responses"] = {status: _response(status, responses[status]) for status in sorted(responses)}

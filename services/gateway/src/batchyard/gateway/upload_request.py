@@ -85,7 +85,11 @@ class CompletionRequest(BaseModel):
 
     model_config = _AS_IT_STANDS
 
-    part_ids: Annotated[list[Annotated[str, AfterValidator(_part_id)]], AfterValidator(_part_ids)]
+    part_ids: Annotated[
+        list[Annotated[str, AfterValidator(_part_id)]],
+        AfterValidator(_part_ids),
+        Field(json_schema_extra={"minItems": 1, "maxItems": MAX_PARTS, "uniqueItems": True}),
+    ]
     md5: Annotated[str, AfterValidator(_md5)] | None = None
 
 
