@@ -117,7 +117,7 @@ REFUSED: dict[str, tuple[bytes, int, str | None, str | None]] = {
     "a compressed body": (
         create(b"\x1f\x8b\x08", JSON + b"content-encoding: gzip\r\n"),
         415,
-        None,
+        "Content-Encoding",
         "unsupported_content_encoding",
     ),
     "a form where JSON belongs": (
