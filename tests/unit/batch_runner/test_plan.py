@@ -117,7 +117,10 @@ async def test_all_bad_lines_are_reported_with_their_numbers(store: LocalObjectS
 
 
 async def test_no_more_problems_than_the_limit_are_reported(store: LocalObjectStore) -> None:
-    assert len(await problems(store, "{\n" * 500)) == MAX_PROBLEMS
+    found = await problems(store, "{\n" * 500)
+    assert found[:-1] == [("invalid_json_line", line) for line in range(1, MAX_PROBLEMS + 1)]
+    assert found[-1] == ("too_many_problems", None)
+    assert len(await problems(store, "{\n" * (MAX_PROBLEMS - 1))) == MAX_PROBLEMS - 1
 
 
 async def test_a_line_beyond_the_limit_is_refused_and_not_kept(store: LocalObjectStore) -> None:

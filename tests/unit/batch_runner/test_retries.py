@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from batchyard.batch_runner.batch import BatchRecord
 from batchyard.batch_runner.retries import check_retryable, retry_record
 from batchyard.batch_runner.unanswered import unanswered_lines
-from batchyard.common.contracts.batches import Batch, BatchStatus, CancelBatch, GetBatch, RetryBatch
+from batchyard.common.contracts.batches import Attempt, Batch, BatchStatus, CancelBatch, GetBatch, RetryBatch
 from batchyard.common.contracts.files import DeleteFile, ExpiresAfter, GetFile
 from batchyard.common.errors import Conflict, InvalidRequest, NotFound
 from batchyard.common.ids import decode_id
@@ -173,6 +174,19 @@ async def test_another_tenants_batch_cannot_be_retried(open_yard: Any) -> None:
     for batch_id in (first.id, "batch_nope", "nonsense"):
         with pytest.raises(NotFound, match=f"No batch found with id '{batch_id}'"):
             await stranger(RetryBatch(batch_id=batch_id))
+
+
+async def test_a_retry_that_is_sent_again_is_one_batch(open_yard: Any) -> None:
+    yard = await open_yard()
+    failed = await partly_failed(yard)
+    wish = {"batch_id": failed.id, "metadata": {"try": "2"}}
+    once = RetryBatch(**wish, attempt=Attempt(token="a", asked_at=time.time()))
+    assert len({(await yard.call(once)).id for _ in range(2)}) == 1
+    keyed = RetryBatch(**wish, idempotency_key="k")
+    first, again = await asyncio.gather(yard.call(keyed), yard.call(keyed))
+    assert first.id == again.id
+    with pytest.raises(Conflict, match="Idempotency-Key"):
+        await yard.call(RetryBatch(batch_id=failed.id, idempotency_key="k"))
 
 
 async def test_retries_at_once_are_batches_of_their_own(open_yard: Any) -> None:

@@ -98,8 +98,9 @@ def test_a_configuration_says_which_models_there_are(file: Path, tmp_path: Path)
 def test_no_more_than_a_hundred_problems_are_shown(file: Path) -> None:
     file.write_text("{\n" * 150)
     code, out, err = run(file)
-    assert (code, len(out.splitlines())) == (1, 100)
-    assert err == "Error: in.jsonl: 100 problems. The first 100 are shown; there may be more.\n"
+    assert (code, len(out.splitlines())) == (1, 101)
+    assert "too_many_problems" in out.splitlines()[-1]
+    assert err == "Error: in.jsonl: more than 100 problems.\n"
 
 
 def test_the_verdict_as_json(file: Path) -> None:

@@ -8,7 +8,7 @@ from unit.gateway.peers import BATCH, Recorder
 from unit.gateway.rig import Served, error_of
 
 from batchyard.common.contracts.batches import RetryBatch
-from batchyard.common.errors import Conflict, InvalidRequest, NotFound
+from batchyard.common.errors import Conflict, InvalidRequest, NotFound, ServiceUnavailable
 
 
 @pytest.mark.parametrize("prefix", ["", "/v1"])
@@ -18,13 +18,37 @@ async def test_a_retry_needs_no_body(gateway: Served, recorder: Recorder, prefix
     recorder.answers[RetryBatch] = answer
     response = await gateway.http.post(f"{prefix}/batches/batch_1/retry", content=body)
     assert (response.status_code, response.json()) == (200, answer.model_dump(mode="json"))
-    assert recorder.asked == [("default", RetryBatch(batch_id="batch_1", key_alias="master"))]
+    asked = recorder.only(RetryBatch)
+    assert asked.model_copy(update={"attempt": None}) == RetryBatch(batch_id="batch_1", key_alias="master")
+    assert asked.attempt is not None
 
 
 async def test_a_retry_may_change_window_and_metadata(gateway: Served, recorder: Recorder) -> None:
     wish = {"completion_window": "1h", "metadata": {"try": "2"}}
     assert (await gateway.http.post("/v1/batches/batch_1/retry", json=wish)).status_code == 200
-    assert recorder.only(RetryBatch) == RetryBatch(batch_id="batch_1", key_alias="master", **wish)
+    asked = recorder.only(RetryBatch).model_copy(update={"attempt": None})
+    assert asked == RetryBatch(batch_id="batch_1", key_alias="master", **wish)
+
+
+async def test_a_retry_that_was_not_answered_is_known_when_it_comes_again(gateway: Served, recorder: Recorder) -> None:
+    recorder.answers[RetryBatch] = ServiceUnavailable("away")
+    assert (await gateway.http.post("/v1/batches/batch_1/retry")).status_code == 503
+    recorder.answers[RetryBatch] = BATCH
+    assert (await gateway.http.post("/v1/batches/batch_1/retry")).status_code == 200
+    assert (await gateway.http.post("/v1/batches/batch_1/retry")).status_code == 200
+    first, again, anew = [command.attempt for _, command in recorder.asked if isinstance(command, RetryBatch)]
+    assert first == again
+    assert anew is not None
+    assert first is not None
+    assert anew.token != first.token
+
+
+async def test_a_retry_may_have_a_key_of_its_own(gateway: Served, recorder: Recorder) -> None:
+    recorder.answers[RetryBatch] = BATCH
+    headers = {"idempotency-key": "once"}
+    assert (await gateway.http.post("/v1/batches/batch_1/retry", headers=headers)).status_code == 200
+    asked = recorder.only(RetryBatch)
+    assert (asked.idempotency_key, asked.attempt) == ("once", None)
 
 
 @pytest.mark.parametrize(

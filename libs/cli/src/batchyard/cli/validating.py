@@ -67,8 +67,8 @@ async def validate(options: ValidateOptions) -> None:
     _show(options, verdict)
     if not verdict.valid:
         count = len(verdict.errors.data) if verdict.errors else 0
-        stopped = f" The first {MAX_PROBLEMS} are shown; there may be more." if verdict.truncated else ""
-        raise Invalid(f"{options.file}: {count} {'problem' if count == 1 else 'problems'}.{stopped}")
+        said = f"more than {MAX_PROBLEMS} problems" if verdict.truncated else f"{count} problem{'s' * (count != 1)}"
+        raise Invalid(f"{options.file}: {said}.")
 
 
 async def _planned(options: ValidateOptions, endpoint: str, file: BinaryIO) -> BatchValidation:
@@ -83,14 +83,14 @@ async def _planned(options: ValidateOptions, endpoint: str, file: BinaryIO) -> B
     problems = verdict.problems if isinstance(verdict, Rejection) else ()
     if size > limit:
         message = f"The file has {size:,} bytes; an input has at most {limit:,}. Split the file."
-        problems = (BatchProblem(code="file_too_large", message=message), *problems)[:MAX_PROBLEMS]
+        problems = (BatchProblem(code="file_too_large", message=message), *problems)
     return BatchValidation(
         valid=not problems,
         endpoint=endpoint,
         model=verdict.model if isinstance(verdict, Plan) else options.model,
         request_counts=RequestCounts(total=planner.requests),
         errors=BatchErrors(data=list(problems)) if problems else None,
-        truncated=len(problems) >= MAX_PROBLEMS,
+        truncated=len(problems) > MAX_PROBLEMS,
     )
 
 

@@ -78,9 +78,10 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
         }
         async with HealthChecks(SERVICE, checks) as health:
             batches = Batches(store, fleet, clock)
-            creation = Creation(store, Claims(messaging.js), batches, fleet, commands, clock)
+            claims = Claims(messaging.js)
+            creation = Creation(store, claims, batches, fleet, commands, clock)
             dry_run = DryRun(objects, fleet, commands, settings)
-            retries = Retries(store, commands, clock)
+            retries = Retries(store, claims, batches, commands, clock)
             messaging.broker.include_router(command_router(batches, creation, dry_run, retries, fleet, health))
             pools = PoolLoops(messaging.js, settings, worker.handle)
             pools.serve(fleet.pools, natives.pools)

@@ -25,8 +25,12 @@ from batchyard.common.contracts.batches import (
 from batchyard.common.crash import crash_point
 from batchyard.common.errors import InvalidRequest, NotFound, ServiceUnavailable
 from batchyard.common.ids import decode_id, is_raw_id, new_raw_id
+from batchyard.common.logs import get_logger
+from batchyard.common.messaging.records import RevisionConflict
 from batchyard.common.objects import ObjectStoreError
 from batchyard.common.paging import PageWindow, fitting
+
+_log = get_logger(__name__)
 
 
 class Batches:
@@ -36,6 +40,28 @@ class Batches:
         self._store = store
         self._fleet = fleet
         self._clock = clock
+
+    async def admit(self, record: BatchRecord) -> Batch:
+        """Record a new batch, unless it is there already, and queue its planning; the batch as it is now.
+
+        Raises:
+            ServiceUnavailable: NATS is away. The batch may have been recorded; its ID is claimed, so try again.
+        """
+        try:
+            await self._store.records.create(record.key, record)
+        except RevisionConflict:
+            known = await self._store.get(record.tenant, record.raw_id)
+            if known is None:
+                raise ServiceUnavailable("The batch is being removed. Please retry shortly.") from None
+            return await self.live(known)
+        crash_point("batch.recorded")
+        with suppress(ServiceUnavailable):
+            # The batch is there, and the reconciler moves it: no reason to answer with an error.
+            await self._store.queue_step(record.tenant, record.raw_id)
+        _log.info(
+            "batch.created", batch=record.raw_id, tenant=record.tenant, model=record.model, retry_of=record.retry_of
+        )
+        return await self.live(record)
 
     async def get(self, tenant: str, command: GetBatch) -> Batch:
         """The batch as it is now, with what its running shards have durably done."""
@@ -94,6 +120,7 @@ class Batches:
         return await self._store.find(tenant, batch_id)
 
     async def live(self, record: BatchRecord) -> Batch:
+        """The object a client sees, with what running shards have done and is not counted yet."""
         if record.status not in (BatchStatus.IN_PROGRESS, BatchStatus.CANCELLING, BatchStatus.FINALIZING):
             return to_batch(record)
         found = await asyncio.gather(*(self._store.progress(record, shard) for shard in record.outstanding()))

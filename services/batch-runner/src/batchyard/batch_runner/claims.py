@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from nats.js import JetStreamContext
 from pydantic import BaseModel, ConfigDict
 
-from batchyard.common.contracts.batches import RETRY_WINDOW, Attempt, CreateBatch
+from batchyard.common.contracts.batches import RETRY_WINDOW, Attempt, CreateBatch, OnceOnly
 from batchyard.common.errors import Conflict, ServiceUnavailable
 from batchyard.common.ids import new_raw_id
 from batchyard.common.messaging.records import Records, RevisionConflict
@@ -105,7 +105,7 @@ class Claims:
         self._keys = Records(js, CREATIONS_BUCKET, KeyRecord)
         self._tries = Records(js, CREATIONS_BUCKET, TriesRecord)
 
-    async def known(self, tenant: str, command: CreateBatch) -> Claim | None:
+    async def known(self, tenant: str, command: OnceOnly) -> Claim | None:
         """What the command's idempotency key stands for already, if it has one and it does.
 
         Raises:
@@ -116,16 +116,17 @@ class Claims:
         entry = await self._keys.get(_key_of(tenant, command.idempotency_key))
         return None if entry is None else _checked(entry.value, command)
 
-    async def claim(self, tenant: str, command: CreateBatch) -> Claim:
+    async def claim(self, tenant: str, command: OnceOnly) -> Claim:
         """What the command stands for from now on. Raises Conflict as `known` does."""
-        fresh = Claim(raw_id=new_raw_id("batch"), upload_key=command.upload_key)
+        upload_key = command.upload_key if isinstance(command, CreateBatch) else None
+        fresh = Claim(raw_id=new_raw_id("batch"), upload_key=upload_key)
         if command.idempotency_key is not None:
             return await self._claim_key(tenant, command, command.idempotency_key, fresh)
         if command.attempt is not None:
             return await self._claim_try(tenant, command, command.attempt, fresh)
         return fresh
 
-    async def _claim_key(self, tenant: str, command: CreateBatch, key: str, fresh: Claim) -> Claim:
+    async def _claim_key(self, tenant: str, command: OnceOnly, key: str, fresh: Claim) -> Claim:
         where = _key_of(tenant, key)
         for _ in range(_ATTEMPTS):
             try:
@@ -138,7 +139,7 @@ class Claims:
             return fresh
         raise _contended()
 
-    async def _claim_try(self, tenant: str, command: CreateBatch, attempt: Attempt, fresh: Claim) -> Claim:
+    async def _claim_try(self, tenant: str, command: OnceOnly, attempt: Attempt, fresh: Claim) -> Claim:
         where = _tries_of(tenant, command)
         for _ in range(_ATTEMPTS):
             entry = await self._tries.get(where)
@@ -155,7 +156,7 @@ class Claims:
         raise _contended()
 
 
-def _checked(record: KeyRecord, command: CreateBatch) -> Claim:
+def _checked(record: KeyRecord, command: OnceOnly) -> Claim:
     if record.fingerprint != command.fingerprint():
         raise Conflict(
             "This Idempotency-Key was used before to create another batch, with other parameters. Send a new key for "
@@ -174,6 +175,6 @@ def _key_of(tenant: str, key: str) -> str:
     return f"{encode_token(tenant)}.key.{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()}"
 
 
-def _tries_of(tenant: str, command: CreateBatch) -> str:
+def _tries_of(tenant: str, command: OnceOnly) -> str:
     who = hashlib.sha256(f"{command.key_alias or ''} {command.fingerprint()}".encode(errors="surrogatepass"))
     return f"{encode_token(tenant)}.try.{who.hexdigest()}"

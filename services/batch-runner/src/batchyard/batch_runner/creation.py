@@ -1,8 +1,6 @@
 """Making a batch: once for each wish, however often the wish is sent."""
 
-from contextlib import suppress
-
-from batchyard.batch_runner.batch import BatchRecord, record_key
+from batchyard.batch_runner.batch import BatchRecord
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.batches import Batches
 from batchyard.batch_runner.claims import Claim, Claims
@@ -13,11 +11,9 @@ from batchyard.common.clock import Clock
 from batchyard.common.contracts.batches import Batch, CreateBatch
 from batchyard.common.contracts.files import CreateFile, Purpose
 from batchyard.common.crash import crash_point
-from batchyard.common.errors import ServiceUnavailable
 from batchyard.common.inline_requests import INLINE_FILENAME
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.commands import CommandClient
-from batchyard.common.messaging.records import RevisionConflict
 
 _log = get_logger(__name__)
 
@@ -64,7 +60,7 @@ class Creation:
         claim = known or await self._claims.claim(tenant, command)
         crash_point("batch.claimed")
         file = file or await self._filed(tenant, command, claim)
-        return await self._recorded(self._record(tenant, command, claim, file))
+        return await self._batches.admit(self._record(tenant, command, claim, file))
 
     async def _filed(self, tenant: str, command: CreateBatch, claim: Claim) -> Source:
         """The lines that came along as a file: the same one for every try, as the claim names their place."""
@@ -95,18 +91,3 @@ class Creation:
             created_at=now,
             expires_at=now + window_of(command),
         )
-
-    async def _recorded(self, record: BatchRecord) -> Batch:
-        try:
-            await self._store.records.create(record.key, record)
-        except RevisionConflict:
-            entry = await self._store.records.get(record_key(record.tenant, record.raw_id))
-            if entry is None:
-                raise ServiceUnavailable("The batch is being removed. Please retry shortly.") from None
-            return await self._batches.live(entry.value)
-        crash_point("batch.recorded")
-        with suppress(ServiceUnavailable):
-            # The batch is there, and the reconciler moves it: no reason to answer with an error.
-            await self._store.queue_step(record.tenant, record.raw_id)
-        _log.info("batch.created", batch=record.raw_id, tenant=record.tenant, model=record.model)
-        return await self._batches.live(record)

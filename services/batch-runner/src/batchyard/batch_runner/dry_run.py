@@ -77,5 +77,5 @@ def _validation(
         input_file_id=source.file_id if source is not None else None,
         request_counts=RequestCounts(total=requests),
         errors=BatchErrors(data=list(problems)) if problems else None,
-        truncated=len(problems) >= MAX_PROBLEMS,
+        truncated=len(problems) > MAX_PROBLEMS,
     )

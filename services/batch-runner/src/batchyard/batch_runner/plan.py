@@ -6,7 +6,7 @@ the size of the file.
 
 import math
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -38,7 +38,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """An input that cannot be run, with up to `MAX_PROBLEMS` reasons."""
+    """An input that cannot be run, with up to `MAX_PROBLEMS` reasons, the last of which says when there may be more."""
 
     problems: tuple[BatchProblem, ...]
 
@@ -169,7 +169,7 @@ class Planner:
             message = f"The batch has {self._requests} requests; at most {limit} are allowed. Split the file."
             self._problems.append(BatchProblem(code="too_many_tasks", message=message))
         if self._problems:
-            return Rejection(tuple(sorted(self._problems, key=_place)[:MAX_PROBLEMS]))
+            return Rejection(capped(sorted(self._problems, key=_place)))
         return Plan(self._routing.model, self._routing.pool, self._requests, self._table())
 
     def _cutter_of(self, pool: str) -> "_Cutter":
@@ -189,6 +189,14 @@ class Planner:
             for shard in cutter.shards()
         ]
         return ShardTable(sorted(shards, key=lambda shard: shard.first_line), models, self._routing.names)
+
+
+def capped(problems: Sequence[BatchProblem]) -> tuple[BatchProblem, ...]:
+    """As many problems as a batch reports; a last one says so where there may be more."""
+    if len(problems) < MAX_PROBLEMS:
+        return tuple(problems)
+    message = f"Only the first {MAX_PROBLEMS} problems are listed; there may be more."
+    return (*problems[:MAX_PROBLEMS], BatchProblem(code="too_many_problems", message=message))
 
 
 def _place(problem: BatchProblem) -> float:

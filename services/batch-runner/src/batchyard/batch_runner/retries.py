@@ -1,51 +1,52 @@
 """Retries: a new batch over the lines of an ended one that have no success."""
 
-from contextlib import suppress
-
-from batchyard.batch_runner.batch import BatchRecord, to_batch
+from batchyard.batch_runner.batch import BatchRecord
 from batchyard.batch_runner.batch_store import BatchStore
+from batchyard.batch_runner.batches import Batches
+from batchyard.batch_runner.claims import Claims
 from batchyard.common.clock import Clock
 from batchyard.common.contracts.batches import Batch, BatchStatus, RetryBatch
 from batchyard.common.contracts.files import Download, OpenDownload
 from batchyard.common.crash import crash_point
-from batchyard.common.errors import Conflict, InvalidRequest, NotFound, ServiceUnavailable
-from batchyard.common.ids import new_raw_id
-from batchyard.common.logs import get_logger
+from batchyard.common.errors import Conflict, InvalidRequest, NotFound
 from batchyard.common.messaging.commands import CommandClient
 from batchyard.common.windows import window_seconds
-
-_log = get_logger(__name__)
 
 
 class Retries:
     """The command that makes a batch of another one's errors."""
 
-    def __init__(self, store: BatchStore, commands: CommandClient, clock: Clock) -> None:
+    def __init__(
+        self, store: BatchStore, claims: Claims, batches: Batches, commands: CommandClient, clock: Clock
+    ) -> None:
         self._store = store
+        self._claims = claims
+        self._batches = batches
         self._commands = commands
         self._clock = clock
 
     async def retry(self, tenant: str, command: RetryBatch) -> Batch:
-        """Record the new batch and queue its planning, which picks the lines.
+        """Record the new batch and queue its planning, which picks the lines; or answer the one that the same wish has
+        made before.
 
         Raises:
             NotFound: There is no such batch, or one of the files that are needed is gone.
-            Conflict: The batch has not ended, or has no line to send again.
+            Conflict: The batch has not ended, or has no line to send again; or the idempotency key stands for another.
             InvalidRequest: The window is not supported.
         """
+        known = await self._claims.known(tenant, command)
+        if known is not None and (made := await self._store.get(tenant, known.raw_id)) is not None:
+            return await self._batches.live(made)
         ended = await self._store.find(tenant, command.batch_id)
         check_retryable(ended)
         errors = await self._open(ended, "error", ended.error_file_id)
         lines = await self._open(ended, "input", ended.input_file_id)
-        raw_id, now = new_raw_id("batch"), int(self._clock.now())
-        record = retry_record(ended, command, raw_id, now, input_key=lines.object_key, retried_key=errors.object_key)
-        await self._store.records.create(record.key, record)
-        crash_point("batch.recorded")
-        with suppress(ServiceUnavailable):
-            # The batch is there: an error now would make the client retry a second time. The reconciler moves it.
-            await self._store.queue_step(tenant, record.raw_id)
-        _log.info("batch.retried", batch=record.raw_id, tenant=tenant, retry_of=ended.raw_id)
-        return to_batch(record)
+        now = int(self._clock.now())
+        window_of_retry(ended, command)
+        claim = known or await self._claims.claim(tenant, command)
+        crash_point("batch.claimed")
+        keys = {"input_key": lines.object_key, "retried_key": errors.object_key}
+        return await self._batches.admit(retry_record(ended, command, claim.raw_id, now, **keys))
 
     async def _open(self, ended: BatchRecord, what: str, file_id: str | None) -> Download:
         assert file_id is not None
@@ -78,15 +79,20 @@ def check_retryable(ended: BatchRecord) -> None:
         )
 
 
+def window_of_retry(ended: BatchRecord, command: RetryBatch) -> tuple[str, int]:
+    """The completion window of the new batch, and its seconds. Raises InvalidRequest."""
+    window = command.completion_window if command.completion_window is not None else ended.completion_window
+    try:
+        return window, window_seconds(window)
+    except ValueError as error:
+        raise InvalidRequest(str(error), param="completion_window", code="invalid_value") from error
+
+
 def retry_record(
     ended: BatchRecord, command: RetryBatch, raw_id: str, now: int, *, input_key: str, retried_key: str
 ) -> BatchRecord:
     """The record of the new batch: as the ended one was, but for what the command says. Raises InvalidRequest."""
-    window = command.completion_window if command.completion_window is not None else ended.completion_window
-    try:
-        seconds = window_seconds(window)
-    except ValueError as error:
-        raise InvalidRequest(str(error), param="completion_window", code="invalid_value") from error
+    window, seconds = window_of_retry(ended, command)
     return BatchRecord(
         raw_id=raw_id,
         tenant=ended.tenant,

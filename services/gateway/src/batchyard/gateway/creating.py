@@ -17,6 +17,7 @@ from batchyard.gateway.batch_request import BatchRequest, parse_batch_request
 from batchyard.gateway.bodies import read_body
 from batchyard.gateway.caller import Caller
 from batchyard.gateway.model_choice import choose_model
+from batchyard.gateway.once import call_once
 from batchyard.gateway.retry_headers import idempotency_key, retries_of
 
 _ANSWER_MARGIN = 5.0
@@ -104,15 +105,9 @@ async def _validate(order: _Order, place: Place | None, caller: Caller) -> Batch
 
 
 async def _create(command: CreateBatch, place: Place | None, retries: int | None, caller: Caller) -> Batch:
-    memory = caller.gateway.failed_creates
-    wish = f"{caller.identity.tenant} {command.key_alias or ''} {command.fingerprint()}"
-    if command.idempotency_key is None:
-        command = command.model_copy(update={"attempt": memory.attempt(wish, retries)})
     try:
-        batch = await caller.call(command)
+        batch = await call_once(command, retries, caller)
     except (ServiceUnavailable, InternalError):
-        if command.attempt is not None:
-            memory.remember(wish, command.attempt)
         raise  # the batch may be there, and its lines with it
     except ApiError:
         await _discard(place, caller)

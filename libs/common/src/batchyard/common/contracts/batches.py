@@ -172,6 +172,22 @@ class Attempt(Contract):
     again: bool = False
 
 
+class OnceOnly(BaseModel):
+    """A command that makes a batch, one batch however often it is sent.
+
+    `key_alias` names the key that asked, for billing. With an `idempotency_key` the same wish makes one batch, and
+    another wish under the same key is a conflict; an `attempt` does so for the retries of a client without a key.
+    """
+
+    key_alias: str | None = Field(default=None, max_length=512)
+    idempotency_key: str | None = Field(default=None, min_length=1, max_length=IDEMPOTENCY_KEY_CHARACTERS)
+    attempt: Attempt | None = None
+
+    def fingerprint(self) -> str:
+        """A digest of what is wished for: equal for two wishes that mean the same."""
+        raise NotImplementedError
+
+
 class BatchWish(BaseModel):
     """What a batch is to be. Exactly one of three says what its lines are.
 
@@ -196,24 +212,19 @@ class BatchWish(BaseModel):
     def fingerprint(self) -> str:
         """A digest of what is wished for: equal for two wishes that mean the same."""
         said = set(BatchWish.model_fields) - ({"upload_key"} if self.input_digest else set())
-        values = self.model_dump(mode="json", include=said)
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        return _digest(self.model_dump(mode="json", include=said))
 
 
-class CreateBatch(BatchWish, Command[Batch]):
-    """Start a batch.
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
-    `key_alias` names the key that asked, for billing. With an `idempotency_key` the same wish makes one batch, however
-    often it is sent, and another wish is a conflict; an `attempt` does so for the retries of a client without a key.
-    """
+
+class CreateBatch(BatchWish, OnceOnly, Command[Batch]):
+    """Start a batch."""
 
     noun: ClassVar = "batches"
     verb: ClassVar = "create"
     result: ClassVar = Batch
-
-    key_alias: str | None = Field(default=None, max_length=512)
-    idempotency_key: str | None = Field(default=None, min_length=1, max_length=IDEMPOTENCY_KEY_CHARACTERS)
-    attempt: Attempt | None = None
 
 
 class BatchValidation(Contract):
@@ -269,7 +280,7 @@ class ListBatches(Command[BatchPage]):
     created_before: int | None = None
 
 
-class RetryBatch(Command[Batch]):
+class RetryBatch(OnceOnly, Command[Batch]):
     """Start a batch over those lines of an ended one that have no success: the lines that its error file names.
 
     What is not given is as the ended batch had it.
@@ -282,7 +293,9 @@ class RetryBatch(Command[Batch]):
     batch_id: str
     completion_window: str | None = Field(default=None, max_length=16)
     metadata: dict[MetadataKey, MetadataValue] | None = Field(default=None, max_length=METADATA_PAIRS)
-    key_alias: str | None = Field(default=None, max_length=512)
+
+    def fingerprint(self) -> str:
+        return _digest(self.model_dump(mode="json", exclude=set(OnceOnly.model_fields)))
 
 
 class CancelBatch(Command[Batch]):
