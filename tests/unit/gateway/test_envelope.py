@@ -162,7 +162,7 @@ async def test_the_document_names_every_answer_with_its_headers(gateway: Served)
     assert set(cancel["200"]["headers"]) == {"x-request-id", "openai-processing-ms"}
     assert set(cancel["409"]["headers"]) - set(cancel["200"]["headers"]) == {"x-should-retry"}
     upload = paths["/v1/files"]["post"]["responses"]
-    assert list(upload) == ["200", "400", "401", "408", "413", "500", "503"]
+    assert list(upload) == ["200", "400", "401", "408", "413", "415", "500", "503"]
     envelope = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorEnvelope"}}}
     assert all(answer["content"] == envelope for status, answer in upload.items() if status != "200")
     content = paths["/v1/files/{file_id}/content"]["get"]["responses"]
