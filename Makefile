@@ -4,6 +4,8 @@ UV := $(VENV)/bin/uv
 RUN := $(VENV)/bin/
 FUZZ_TARGETS ?= line planner answer ids tokens multipart disposition
 FUZZ_SECONDS ?= 60
+# Most tests wait for processes; the files of the others are few enough to leave room on two cores.
+TESTS_AT_ONCE ?= 3
 PYTHON ?= python3
 SOURCES := libs services tests benchmarks docs
 
@@ -25,11 +27,11 @@ $(VENV)/.synced: uv.lock pyproject.toml $(wildcard libs/*/pyproject.toml service
 demo: setup ## Run the main job: a JSONL file in, every line answered, results and cost out
 	@$(RUN)batchyard demo $(ARGS)
 
-test: setup ## Run the tests (ARGS= for pytest)
-	@$(RUN)pytest $(ARGS)
+test: setup ## Run the tests, several files at once (ARGS= for pytest)
+	@$(RUN)pytest --numprocesses $(TESTS_AT_ONCE) --dist loadfile $(ARGS)
 
-test-faults: setup ## Run the tests of crashes and of outages that last half a minute
-	@OUTAGE_SECONDS=30 $(RUN)pytest tests/faults -m "" $(ARGS)
+test-faults: setup ## Run the tests of crashes and outages alone, the latter for half a minute each
+	@OUTAGE_SECONDS=30 $(RUN)pytest tests/faults $(ARGS)
 
 soak: setup ## Kill processes while batches run, then check the truth (ARGS="--kills 100 --batches 20 --seed 1")
 	@PYTHONPATH=tests $(RUN)python -m soak $(ARGS)

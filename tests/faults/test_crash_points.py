@@ -21,7 +21,7 @@ from support.stack import MODEL
 from .conftest import RUNNER, FaultYard, PatientSystem, armed
 from .endings import Line, check_ended_well, encoded, ordinary
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
+pytestmark = pytest.mark.timeout(90)
 in_one_loop = pytest.mark.asyncio(loop_scope="module")
 
 FILE_STORE = "file-store"

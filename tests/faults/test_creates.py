@@ -17,7 +17,7 @@ from support.systems import request_line
 
 from .conftest import RUNNER, FaultYard, PatientSystem, said
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
+pytestmark = pytest.mark.timeout(90)
 in_one_loop = pytest.mark.asyncio(loop_scope="module")
 
 GATEWAY = "gateway"

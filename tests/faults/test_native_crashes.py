@@ -12,7 +12,7 @@ from support.native import Street, check_ended_well, content, running_street
 from .conftest import RUNNER, armed
 from .endings import nothing_left
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
+pytestmark = pytest.mark.timeout(90)
 in_one_loop = pytest.mark.asyncio(loop_scope="module")
 
 NATIVELY = [point for point in POINTS if point.startswith("native.")]

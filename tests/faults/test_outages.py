@@ -54,8 +54,6 @@ QUICK = {
     "command_timeout": COMMAND_TIMEOUT,
 }
 
-pytestmark = pytest.mark.slow
-
 
 class Site:
     """Starts what a test needs, and ends it with the test."""
