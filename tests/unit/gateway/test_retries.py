@@ -57,7 +57,7 @@ async def test_a_retry_may_have_a_key_of_its_own(gateway: Served, recorder: Reco
         ("{", None, "invalid_json"),
         ("[]", None, "invalid_type"),
         ({"completion_window": 24}, "completion_window", "invalid_type"),
-        ({"completion_window": "1" * 17}, "completion_window", "string_above_max_length"),
+        ({"completion_window": "1" * 17}, "completion_window", "invalid_value"),
         ({"metadata": {"tags": ["a"]}}, "metadata.tags", "invalid_type"),
         ({"metadata": {str(n): "" for n in range(17)}}, "metadata", "object_above_max_properties"),
     ],

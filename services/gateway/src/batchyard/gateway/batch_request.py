@@ -38,6 +38,11 @@ def _whole(value: object) -> object:
 
 MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
+CompletionWindow = Annotated[
+    str,
+    AfterValidator(_completion_window),
+    Field(examples=["24h", "1h", "7d"], json_schema_extra={"pattern": WINDOW_PATTERN}),
+]
 
 
 class OutputExpiresAfter(BaseModel):
@@ -63,9 +68,7 @@ class BatchRequest(BaseModel):
         description="The lines themselves, instead of a file: `custom_id`, `method` and `url` may be left out",
     )
     endpoint: Annotated[str, AfterValidator(_endpoint)] = Field(json_schema_extra={"enum": list(ENDPOINTS)})
-    completion_window: Annotated[str, AfterValidator(_completion_window)] = Field(
-        examples=["24h", "1h", "7d"], json_schema_extra={"pattern": WINDOW_PATTERN}
-    )
+    completion_window: CompletionWindow
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
     output_expires_after: OutputExpiresAfter | None = None
     dry_run: bool | None = Field(default=None, description="Check everything, lines included, and make no batch")

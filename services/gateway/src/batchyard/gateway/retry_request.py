@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from batchyard.gateway.batch_request import MetadataKey, MetadataValue
+from batchyard.gateway.batch_request import CompletionWindow, MetadataKey, MetadataValue
 from batchyard.gateway.validation import invalid_request
 
 
@@ -13,7 +13,7 @@ class RetryRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
-    completion_window: str | None = Field(default=None, max_length=16, examples=["24h", "1h", "7d"])
+    completion_window: CompletionWindow | None = None
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
 
 
