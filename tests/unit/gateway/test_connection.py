@@ -55,6 +55,30 @@ async def test_trailers_are_part_of_the_head(start: Start) -> None:
     assert status == 431
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        f"POST /v1/batches HTTP/1.1\n{AUTHORIZED}transfer-encoding: chunked\n\n0\nx-endless: ",
+        f"GET /health/liveness HTTP/1.1\n{AUTHORIZED}transfer-encoding: chunked\n\n0\nx-endless: ",
+        f"POST /v1/batches HTTP/1.1\n{AUTHORIZED}transfer-encoding: chunked\n\n1;endless=",
+    ],
+    ids=["trailer", "trailer after the answer", "chunk extension"],
+)
+async def test_what_comes_after_the_head_without_an_end_is_hung_up_on(start: Start, head: str) -> None:
+    gateway = await start(max_head_bytes=LIMIT)
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    try:
+        writer.write(head.replace("\n", "\r\n").encode())
+        async with asyncio.timeout(10):
+            reading = asyncio.create_task(reader.read())
+            while not reading.done():
+                writer.write(b"x" * LIMIT)
+                await asyncio.wait({reading}, timeout=0.01)
+            assert b" 431 " in await reading
+    finally:
+        writer.close()
+
+
 async def test_a_head_below_the_limit_is_read(start: Start) -> None:
     gateway = await start(max_head_bytes=LIMIT)
     response = await gateway.http.get("/health/liveness", headers={"x-large": "x" * (LIMIT - 500)})

@@ -20,7 +20,8 @@ class _Refused(BatchyardError):
 class Connection(HttpToolsProtocol):
     """uvicorn's connection with bounds on a request's head: its size in bytes, and the seconds it may take to arrive.
 
-    uvicorn itself keeps whatever a client sends before the first empty line, for as long as the client likes.
+    uvicorn itself keeps whatever a client sends before the first empty line, for as long as the client likes; and the
+    parser keeps a field without an end, also one that comes after the body.
     """
 
     max_head_bytes: int
@@ -29,6 +30,7 @@ class Connection(HttpToolsProtocol):
     _refusal: ApiError | None = None
     _timer: asyncio.TimerHandle | None = None
     _is_in_head = False
+    _has_parsed = False
     _head_bytes = 0
     _unparsed_bytes = 0
 
@@ -41,11 +43,14 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        self._has_parsed = False
         super().data_received(data)
-        if self._is_in_head and not self.transport.is_closing():
-            self._unparsed_bytes += len(data)
-            if self._unparsed_bytes > self.max_head_bytes:  # one field without an end: the parser has not named it yet
-                self._refuse(HeadTooLarge(self.max_head_bytes))
+        if self._has_parsed and not self._is_in_head:
+            self._unparsed_bytes = 0
+            return
+        self._unparsed_bytes += len(data)
+        if self._unparsed_bytes > self.max_head_bytes:  # one field without an end: the parser has not named it yet
+            self._refuse(HeadTooLarge(self.max_head_bytes))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -59,13 +64,19 @@ class Connection(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._has_parsed = True
         self._count(len(name) + len(value))
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        self._has_parsed = True
         self._is_in_head = False
         self._stop_timer()
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._has_parsed = True
+        super().on_body(body)
 
     def send_400_response(self, msg: str) -> None:
         """What uvicorn calls when the parser gives up, also after a callback above has refused."""
