@@ -1,5 +1,7 @@
 """Listing some of the batches, page by page, while others come and change."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,6 +118,21 @@ async def test_has_more_counts_only_what_fits(office: Office, shelf: Shelf) -> N
     assert (page.data, page.has_more) == ([], False)
     page = await office.call(ListBatches(metadata={"color": "green"}))
     assert (page.data, page.first_id, page.last_id, page.has_more) == ([], None, None, False)
+
+
+async def test_a_model_is_found_by_each_of_its_names(open_office: Callable[..., Any], tmp_path: Path) -> None:
+    config = tmp_path / "aliased.yaml"
+    config.write_text(
+        f"model_list:\n  - model_name: {MODEL}\n    litellm_params:\n"
+        f"      model: hosted_vllm/{MODEL}\n      api_base: http://127.0.0.1:9\n"
+        f"router_settings:\n  model_group_alias:\n    fast: {MODEL}\n"
+    )
+    office = await open_office(config=config)
+    batch_id = await Shelf(office, (await office.call.upload(chat_line("a", "hi"), model="fast")).id).add()
+    for name in ("fast", MODEL, f"hosted_vllm/{MODEL}"):
+        page: BatchPage = await office.call(ListBatches(model=name))
+        assert [batch.id for batch in page.data] == [batch_id], name
+    assert (await office.call(ListBatches(model="other"))).data == []
 
 
 async def test_a_cursor_that_is_no_batch_is_refused(office: Office) -> None:

@@ -78,6 +78,8 @@ class Batches:
             InvalidRequest: `after` is not the ID of a batch.
         """
         after = _cursor(command.after) if command.after is not None else None
+        if command.model is not None:
+            command = command.model_copy(update={"model": self._fleet.public_name(command.model)})
         window = PageWindow[BatchRecord](command.limit, after=after)
         async with aclosing(self._store.list(tenant)) as entries:
             async for entry in entries:
