@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from batchyard.batch_runner.batch import BatchRecord, record_key
-from batchyard.common.contracts.batches import Batch, BatchProblem, BatchStatus, CancelBatch, CreateBatch, GetBatch
+from batchyard.common.contracts.batches import (
+    Batch,
+    BatchProblem,
+    BatchStatus,
+    CancelBatch,
+    CreateBatch,
+    GetBatch,
+    ValidateBatch,
+)
 from batchyard.common.contracts.health import CheckBatchRunner, CheckFileStore
 from batchyard.common.ids import decode_id
 from batchyard.common.messaging.commands import CommandClient
@@ -227,9 +235,11 @@ async def test_lines_for_a_server_of_whole_batches_stand_in_no_batch_with_others
     yard = await open_yard()
     mixed = b"\n".join([*lines(2), lines(3)[2].replace(MODEL.encode(), OTHER.encode())])
     file = await yard.call.upload(mixed)
+    verdict = await yard.call(ValidateBatch(input_file_id=file.id, endpoint=ENDPOINT))
     batch = await yard.call.ended((await yard.call(CreateBatch(input_file_id=file.id, endpoint=ENDPOINT))).id)
     assert batch.status is BatchStatus.FAILED
     assert [problem.code for problem in batch.errors.data] == ["mismatched_model"]
+    assert (verdict.valid, verdict.errors) == (False, batch.errors)
     assert yard.server.uploads == []
 
 

@@ -14,7 +14,7 @@ from batchyard.batch_runner.batch import BatchRecord, NativeNote
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.native.api import NativeApi, NotAnswering, Refused
-from batchyard.batch_runner.native.servers import NativeServers
+from batchyard.batch_runner.native.servers import NativeServers, Undecided
 from batchyard.batch_runner.native.upload import upstream_input
 from batchyard.batch_runner.results import Results, shard_input
 from batchyard.batch_runner.settings import RunnerSettings
@@ -139,6 +139,16 @@ async def natives(
     clock = SystemClock()
     fleet = Fleet(Config(deployments=deployments), SETTINGS, AiohttpUpstream(1.0, 1024), clock)
     return NativeServers(store, fleet, api, SETTINGS, clock, random.Random(1))
+
+
+async def test_a_pool_that_the_configuration_lost_meanwhile_is_undecided(
+    messaging: Messaging, tmp_path: Path, server: BatchServer, api: NativeApi
+) -> None:
+    servers = await natives(messaging, LocalObjectStore(tmp_path), api, deployment(server))
+    with pytest.raises(Undecided):
+        await servers.choose("gone")
+    with pytest.raises(Undecided):
+        await servers.check_mixed([None, "gone"])
 
 
 async def running_batch(store: BatchStore, **note: Any) -> BatchRecord:

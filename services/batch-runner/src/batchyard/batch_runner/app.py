@@ -80,7 +80,7 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
             batches = Batches(store, fleet, clock)
             claims = Claims(messaging.js)
             creation = Creation(store, claims, batches, fleet, commands, clock)
-            dry_run = DryRun(objects, fleet, commands, settings)
+            dry_run = DryRun(objects, fleet, natives, commands, settings)
             retries = Retries(store, claims, batches, commands, clock)
             messaging.broker.include_router(command_router(batches, creation, dry_run, retries, fleet, health))
             pools = PoolLoops(messaging.js, settings, worker.handle)

@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from batchyard.batch_runner.fleet import Fleet
+from batchyard.batch_runner.native.servers import NativeServers, Undecided
 from batchyard.batch_runner.plan import Plan, Planner, Rejection
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.source import Source, encoded, opened
@@ -20,9 +22,17 @@ _TOO_LATE = "The input could not be checked in time, as others are being checked
 class DryRun:
     """The command that checks. A few inputs are read at a time; the others wait, for as long as a check may take."""
 
-    def __init__(self, objects: ObjectStore, fleet: Fleet, commands: CommandClient, settings: RunnerSettings) -> None:
+    def __init__(
+        self,
+        objects: ObjectStore,
+        fleet: Fleet,
+        natives: NativeServers,
+        commands: CommandClient,
+        settings: RunnerSettings,
+    ) -> None:
         self._objects = objects
         self._fleet = fleet
+        self._natives = natives
         self._commands = commands
         self._settings = settings
         self._slots = asyncio.Semaphore(settings.validation_slots)
@@ -59,6 +69,10 @@ class DryRun:
             key = source.object_key if source is not None else command.upload_key
             assert key is not None
             verdict = await planner.plan(self._objects, key)
+        if isinstance(verdict, Plan) and verdict.pool is None:
+            with suppress(Undecided):  # the batch waits until that is known
+                problem = await self._natives.check_mixed(verdict.table.pools)
+                verdict = Rejection((problem,)) if problem is not None else verdict
         return _validation(rules.endpoint, source, model, planner.requests, verdict)
 
 

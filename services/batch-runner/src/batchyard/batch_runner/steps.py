@@ -138,18 +138,12 @@ class Stepper:
         return verdict
 
     async def _choose_native(self, record: BatchRecord, plan: Plan) -> NativeNote | BatchProblem | None:
-        """The server that is to run the batch whole, if one is. Past its deadline it makes no difference.
-
-        A batch of several models goes to no such server, and its lines would not do there one by one.
-        """
+        """The server that is to run the batch whole, if one is. Past its deadline it makes no difference."""
         if self._now() >= record.expires_at:
             return None
         if plan.pool is not None:
             return await self._natives.choose(plan.pool)
-        for pool in plan.table.pools:
-            if pool is not None and await self._natives.choose(pool) is not None:
-                return _not_mixed(pool)
-        return None
+        return await self._natives.check_mixed(plan.table.pools)
 
     async def _reject(self, record: BatchRecord, problems: tuple[BatchProblem, ...]) -> Verdict:
         _log.info("batch.rejected", batch=record.raw_id, problems=len(problems), first=problems[0].code)
@@ -282,14 +276,6 @@ class Stepper:
 
     def _now(self) -> int:
         return int(self._clock.now())
-
-
-def _not_mixed(pool: str) -> BatchProblem:
-    return BatchProblem(
-        code="mismatched_model",
-        message=f"The model '{pool}' is served by a server that runs whole batches: it needs a batch of its own.",
-        param="body.model",
-    )
 
 
 def _uuid() -> str:

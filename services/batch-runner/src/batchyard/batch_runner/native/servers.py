@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.tally import ShardProgress
 from batchyard.common.clock import Clock
 from batchyard.common.config import BatchMode, Deployment
+from batchyard.common.contracts.batches import BatchProblem
 from batchyard.common.logs import get_logger
 
 _ASK_AGAIN = 60.0
@@ -71,11 +72,14 @@ class NativeServers:
         sent one by one.
 
         Raises:
-            Undecided: That depends on a server which does not answer.
+            Undecided: That depends on a server which does not answer, or the configuration has just lost the pool.
         """
+        found = self._fleet.pools.get(pool)
+        if found is None:
+            raise Undecided(pool)
         candidates: list[Deployment] = []
         takes_lines = undecided = False
-        for member in self._fleet.pools[pool].members:
+        for member in found.members:
             is_native = await self._is_native(member.deployment)
             if is_native:
                 candidates.append(member.deployment)
@@ -85,6 +89,23 @@ class NativeServers:
             return NativeNote(deployment=min(candidates, key=self._load).id)
         if undecided and not takes_lines:
             raise Undecided(pool)
+        return None
+
+    async def check_mixed(self, pools: Iterable[str | None]) -> BatchProblem | None:
+        """What speaks against a batch whose lines are for several pools: none of it goes to a server that runs whole
+        batches, and the lines for such a server would not do there one by one.
+
+        Raises:
+            Undecided: See `choose`.
+        """
+        for pool in pools:
+            if pool is not None and await self.choose(pool) is not None:
+                return BatchProblem(
+                    code="mismatched_model",
+                    message=f"The model '{pool}' is served by a server that runs whole batches: it needs a batch of "
+                    "its own.",
+                    param="body.model",
+                )
         return None
 
     def run(
