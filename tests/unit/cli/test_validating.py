@@ -95,6 +95,18 @@ def test_a_configuration_says_which_models_there_are(file: Path, tmp_path: Path)
     assert run(file, "--config", config)[0] == 0
 
 
+def test_an_alias_is_the_model_that_it_stands_for(file: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "model_list:\n  - model_name: team-*\n    litellm_params:\n"
+        "      model: hosted_vllm/*\n      api_base: http://127.0.0.1:9\n"
+        "router_settings:\n  model_group_alias:\n    ours: team-x\n"
+    )
+    file.write_text(line(model="ours") + "\n" + line("b", model="team-x"))
+    code, out, _ = run(file, "--config", config)
+    assert (code, out) == (0, "in.jsonl: 2 requests for model team-x, endpoint /v1/chat/completions: fine.\n")
+
+
 def test_no_more_than_a_hundred_problems_are_shown(file: Path) -> None:
     file.write_text("{\n" * 150)
     code, out, err = run(file)

@@ -13,13 +13,13 @@ from pydantic import ValidationError
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from batchyard.batch_runner.plan import Plan, Planner, Rejection
-from batchyard.batch_runner.routing import PoolOf
+from batchyard.batch_runner.routing import NameOf, PoolOf
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.validate import MAX_PROBLEMS, LineRules, normal_path
 from batchyard.cli import console
 from batchyard.cli.api import Api
 from batchyard.cli.failures import EXIT_MISCONFIGURED, Failure
-from batchyard.common.config import load_config
+from batchyard.common.config import bare, load_config
 from batchyard.common.contracts.batches import (
     ENDPOINTS,
     BatchErrors,
@@ -77,7 +77,8 @@ async def _planned(options: ValidateOptions, endpoint: str, file: BinaryIO) -> B
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     rules = LineRules(endpoint=endpoint, max_line_bytes=settings.max_line_bytes)
-    planner = Planner(settings, rules, options.model, _pool_of(options.config))
+    pool_of, name_of = _names(options.config)
+    planner = Planner(settings, rules, options.model, pool_of, name_of)
     with _progress(size) as advance:
         verdict = await planner.plan_chunks(_chunks(file, advance))
     problems = verdict.problems if isinstance(verdict, Rejection) else ()
@@ -114,14 +115,15 @@ def _limits() -> tuple[RunnerSettings, int]:
         raise Failure(f"{name}: {first['msg']}", EXIT_MISCONFIGURED) from error
 
 
-def _pool_of(config: Path | None) -> PoolOf:
-    """Which models there are: those of a configuration; without one, every name is taken to be served."""
+def _names(config: Path | None) -> tuple[PoolOf, NameOf]:
+    """Which models there are, and what each is shown as: those of a configuration; without one, every name is taken to
+    be served."""
     if config is None:
 
         async def any_model(model: str) -> str | None:
-            return model.removeprefix("hosted_vllm/")
+            return bare(model)
 
-        return any_model
+        return any_model, bare
     try:
         fleet = load_config(config, os.environ)
     except ConfigurationError as error:
@@ -130,7 +132,7 @@ def _pool_of(config: Path | None) -> PoolOf:
     async def configured(model: str) -> str | None:
         return fleet.pool_for(model)
 
-    return configured
+    return configured, fleet.public_name
 
 
 def _endpoint(options: ValidateOptions, file: BinaryIO) -> str:
