@@ -5,7 +5,19 @@ import re
 import subprocess
 from pathlib import Path
 
+from batchyard.common.config import load_config
+
 README = Path(__file__).parents[2] / "README.md"
+
+
+def test_the_simulator_serves_the_model_of_the_configuration(tmp_path: Path) -> None:
+    section = README.read_text().partition("## Quick start")[2]
+    (tmp_path / "config.yaml").write_text(section.partition("```yaml\n")[2].partition("```")[0])
+    (deployment,) = load_config(tmp_path / "config.yaml", {}).deployments
+    command = re.search(r"batchyard sim( [^`]*)?`", section)
+    assert command is not None
+    assert (command[1] or "").split() == ["--model", deployment.name_for("my-vllm-model")]
+    assert deployment.base_url == "http://localhost:8000"
 
 
 def test_the_quick_start_works_as_written(base_url: str, tmp_path: Path) -> None:
