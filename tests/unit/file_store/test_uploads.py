@@ -190,7 +190,7 @@ async def test_a_first_line_may_reach_over_several_parts(rig: Rig) -> None:
 
 async def test_a_batch_input_not_named_jsonl_is_refused_at_once(rig: Rig) -> None:
     command = CreateUpload(filename="in.csv", purpose=Purpose.BATCH, bytes=1)
-    assert (await refused(rig, command, "invalid_value")).param == "file"
+    assert (await refused(rig, command, "invalid_value")).param == "filename"
 
 
 async def test_an_upload_larger_than_allowed_is_refused_at_once(rig: Rig) -> None:

@@ -114,7 +114,7 @@ WRONG_UPLOADS: list[tuple[dict[str, Any], int, str, str | None, str | None]] = [
         {"purpose": "batch"},
         400,
         "Invalid file format for Batch API: 'notes.txt'. Must be .jsonl.",
-        "file",
+        "filename",
         "invalid_value",
     ),
     ({"purpose": "batch_output"}, 400, f"'batch_output' is not one of {PURPOSES} - 'purpose'", "purpose", None),

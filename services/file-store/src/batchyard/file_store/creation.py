@@ -16,13 +16,16 @@ def expires_at(created_at: int, purpose: Purpose, expires_after: ExpiresAfter | 
     return created_at + BATCH_FILE_LIFETIME if purpose is Purpose.BATCH else None
 
 
-def check_batch_input(filename: str, purpose: Purpose, size: int) -> None:
-    """Raise InvalidRequest for a batch input of `size` bytes that no batch could ever read."""
+def check_batch_input(filename: str, purpose: Purpose, size: int, named_by: str = "file") -> None:
+    """Raise InvalidRequest for a batch input of `size` bytes that no batch could ever read.
+
+    `named_by` is the parameter that brought the name along.
+    """
     if purpose is not Purpose.BATCH:
         return
     if not filename.lower().endswith(".jsonl"):
         raise InvalidRequest(
-            f"Invalid file format for Batch API: '{filename}'. Must be .jsonl.", param="file", code="invalid_value"
+            f"Invalid file format for Batch API: '{filename}'. Must be .jsonl.", param=named_by, code="invalid_value"
         )
     if size == 0:
         raise InvalidRequest(

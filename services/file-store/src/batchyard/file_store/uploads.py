@@ -93,7 +93,7 @@ class Uploads:
             raise PayloadTooLarge(
                 f"File is too large: an upload has at most {self._limits.max_bytes} bytes.", param="bytes"
             )
-        check_batch_input(command.filename, command.purpose, command.bytes)
+        check_batch_input(command.filename, command.purpose, command.bytes, named_by="filename")
         raw_id = new_raw_id("upload")
         _new_part(tenant, raw_id)
         after = command.expires_after
