@@ -85,8 +85,12 @@ async def test_a_malformed_command_names_the_field(messaging: Messaging, client:
     assert error["param"] == "file_id"
 
 
-async def test_bytes_that_are_not_json_are_refused(messaging: Messaging, client: CommandClient) -> None:
-    message = await messaging.connection.request(GetFile.subject("t"), b"\xff{", timeout=2.0)
+@pytest.mark.parametrize("headers", [None, {"content-type": "application/json"}])
+@pytest.mark.parametrize("content", [b"\xff{", b"{", b"", b"[" * 5000, b'{"file_id": %b}' % (b"9" * 5000)])
+async def test_bytes_that_are_not_json_are_refused(
+    messaging: Messaging, client: CommandClient, content: bytes, headers: dict[str, str] | None
+) -> None:
+    message = await messaging.connection.request(GetFile.subject("t"), content, timeout=2.0, headers=headers)
     assert json.loads(message.data)["error"]["http_status"] == 400
 
 

@@ -95,6 +95,14 @@ def _unexpected_error(error: Exception) -> Reply[Any]:
     return Reply(error=InternalError("The server had an error while processing your request.").body())
 
 
+async def _decoded(message: Any, decode: Callable[[Any], Awaitable[Any]]) -> Any:
+    """A command as Python's values. Raises InvalidRequest for what no JSON parser reads."""
+    try:
+        return await decode(message)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest("The command is not valid JSON.", code="invalid_json") from error
+
+
 class CommandRouter(NatsRouter):
     """The commands of one service, answered by all its replicas in turn.
 
@@ -107,7 +115,7 @@ class CommandRouter(NatsRouter):
             ValidationError: _validation_error,
             Exception: _unexpected_error,
         }
-        super().__init__(middlewares=[ExceptionMiddleware(publish_handlers=answers)])
+        super().__init__(middlewares=[ExceptionMiddleware(publish_handlers=answers)], decoder=_decoded)
         self._service = service
 
     def on(self, command: type[Command[R]], handler: Callable[[str, Any], Awaitable[R]]) -> None:
