@@ -244,6 +244,10 @@ def test_problems_of_the_input_are_named_by_line(shown: Console) -> None:
         ),
         ("\x1b[2Jgone", "gateway      \N{REPLACEMENT CHARACTER}[2Jgone"),
         ("[8088] Server [is] ready", "gateway      [8088] Server [is] ready"),
+        (
+            '{"event": "file.created", "level": "info", "model": "m\\n00:00:00 gateway info forged"}',
+            " gateway      info     file.created model=m\\n00:00:00 gateway info forged",
+        ),
         ('{"event": "x", "level": "error", "exception": "Traceback"}', " gateway      error    x\nTraceback"),
     ],
 )

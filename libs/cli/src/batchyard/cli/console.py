@@ -56,7 +56,8 @@ def log_line(service: str, line: str) -> Text:
     if not isinstance(entry, dict):
         return Text.assemble((f"{service:<13}", "cyan"), printable(line))
     level = str(entry.get("level", ""))
-    fields = printable(" ".join(f"{key}={value}" for key, value in entry.items() if key not in _PLACED))
+    values = " ".join(f"{key}={value}" for key, value in entry.items() if key not in _PLACED)
+    fields = printable(values).replace("\n", "\\n")  # a client's line break must not look like a line of the log
     text = Text.assemble(
         (f"{str(entry.get('timestamp', ''))[11:19]} ", "dim"),
         (f"{service:<13}", "cyan"),
