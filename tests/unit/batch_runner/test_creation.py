@@ -141,6 +141,15 @@ async def test_a_claim_for_lines_without_its_batch_is_made_good(office: Office) 
     assert batch.input_file_id == place.file_id
 
 
+async def test_lines_that_are_gone_before_their_batch_was_made_are_told_of(office: Office) -> None:
+    place = await office.call(OpenPlace())
+    command = CreateBatch(upload_key=place.object_key, input_digest="d", endpoint=ENDPOINT, idempotency_key="k")
+    await Claims(office.messaging.js).claim(office.call.tenant, command)
+    with pytest.raises(Conflict, match="new Idempotency-Key") as caught:
+        await office.call(command)
+    assert "files/" not in caught.value.message
+
+
 async def test_the_place_of_another_tenant_is_no_input(office: Office) -> None:
     place = await office.caller("other")(OpenPlace())
     await office.objects.put(place.object_key, chat_line("a", "hi"))

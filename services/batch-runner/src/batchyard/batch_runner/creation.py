@@ -11,6 +11,7 @@ from batchyard.common.clock import Clock
 from batchyard.common.contracts.batches import Batch, CreateBatch
 from batchyard.common.contracts.files import CreateFile, Purpose
 from batchyard.common.crash import crash_point
+from batchyard.common.errors import Conflict, InvalidRequest
 from batchyard.common.inline_requests import INLINE_FILENAME
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.commands import CommandClient
@@ -65,12 +66,19 @@ class Creation:
     async def _filed(self, tenant: str, command: CreateBatch, claim: Claim) -> Source:
         """The lines that came along as a file: the same one for every try, as the claim names their place."""
         assert claim.upload_key is not None
-        file = await self._commands.call(
-            tenant,
-            CreateFile(
-                filename=INLINE_FILENAME, purpose=Purpose.BATCH, object_key=claim.upload_key, model=command.model
-            ),
+        create = CreateFile(
+            filename=INLINE_FILENAME, purpose=Purpose.BATCH, object_key=claim.upload_key, model=command.model
         )
+        try:
+            file = await self._commands.call(tenant, create)
+        except InvalidRequest as error:
+            if error.param != "object_key":
+                raise
+            raise Conflict(
+                "The lines that this request came with first are gone: their file was deleted before the batch was "
+                "made. Send them as a new request, with a new Idempotency-Key if you use one.",
+                param="requests",
+            ) from error
         return Source(file.id, claim.upload_key, command.model)
 
     def _record(self, tenant: str, command: CreateBatch, claim: Claim, file: Source) -> BatchRecord:
