@@ -12,7 +12,7 @@ from batchyard.batch_runner.plan import Plan, Planner, Rejection, raw_lines
 from batchyard.batch_runner.routing import MAX_MODELS
 from batchyard.batch_runner.run import numbered_requests
 from batchyard.batch_runner.settings import RunnerSettings
-from batchyard.batch_runner.shard import ShardRange, ShardTable, window_end
+from batchyard.batch_runner.shard import ShardRange, ShardTable, fair_window, window_end
 from batchyard.batch_runner.validate import MAX_PROBLEMS, LineRules
 from batchyard.common.config import ANY_MODEL
 from batchyard.common.objects import LocalObjectStore
@@ -264,10 +264,18 @@ async def test_a_mixed_batch_has_a_limit_of_models(store: LocalObjectStore) -> N
     assert f"{MAX_MODELS + 1} models; at most {MAX_MODELS}" in verdict.problems[0].message
 
 
+@pytest.mark.parametrize(
+    ("batches", "window"), [(0, 16), (1, 16), (2, 10), (3, 8), (7, 4), (15, 2), (31, 1), (500, 1)]
+)
+def test_the_more_batches_there_are_the_fewer_shards_has_each_in_the_queue(batches: int, window: int) -> None:
+    assert fair_window(16, 32, batches) == window
+    assert batches * window < 32 or window == 1, "the next batch finds a slot"
+
+
 def test_a_window_is_filled_for_each_pool_whatever_the_others_do() -> None:
     table = ShardTable([ShardRange(0, 1, number + 1, 1, "ab"[number % 2]) for number in range(12)])
-    assert window_end(table, 0, [], 2) == 4
-    assert window_end(table, 4, [0, 2], 2) == 8, "the pool b has none outstanding"
-    assert window_end(table, 8, [0, 2, 4, 6], 2) == 12
-    assert window_end(table, 12, [0, 2], 2) == 12
-    assert window_end(table, 4, [0, 1, 2, 3], 2) == 4
+    assert window_end(table, 0, [], lambda _: 2) == 4
+    assert window_end(table, 4, [0, 2], lambda _: 2) == 8, "the pool b has none outstanding"
+    assert window_end(table, 8, [0, 2, 4, 6], lambda _: 2) == 12
+    assert window_end(table, 12, [0, 2], lambda _: 2) == 12
+    assert window_end(table, 4, [0, 1, 2, 3], lambda _: 2) == 4

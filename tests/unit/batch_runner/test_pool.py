@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from batchyard.batch_runner.fairness import Claim
 from batchyard.batch_runner.pool import Pool, PoolRetired
 from batchyard.batch_runner.upstream import Answer
 from batchyard.common.clock import SystemClock
@@ -86,6 +87,43 @@ async def test_waiters_are_served_in_order(pool: Pool) -> None:
             pool.release(member)
     await asyncio.gather(*tasks)
     assert served == [0, 1, 2, 3]
+
+
+async def test_a_place_goes_to_the_batch_that_holds_the_fewest(pool: Pool) -> None:
+    with pool.claimed("t", "large") as large, pool.claimed("t", "small") as small:
+        held = [await pool.acquire(claim=large) for _ in range(pool.capacity)]
+        served: list[str] = []
+
+        async def wait(name: str, claim: Claim) -> None:
+            await pool.acquire(claim=claim)
+            served.append(name)
+
+        tasks = [asyncio.create_task(wait("large", large)) for _ in range(4)]
+        await asyncio.sleep(0)
+        tasks += [asyncio.create_task(wait("small", small)) for _ in range(4)]
+        await asyncio.sleep(0)
+        for member in held:
+            pool.release(member, large)
+            await asyncio.sleep(0)
+        assert served == ["small", "small", "large", "small"]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_waiter_goes_elsewhere_if_there_is_an_elsewhere(pool: Pool) -> None:
+    await take(pool, pool.capacity)
+    a, b = pool.members
+    waiting = [asyncio.create_task(pool.acquire(avoid=a)) for _ in range(2)]
+    await asyncio.sleep(0)
+    pool.release(a)
+    assert await asyncio.wait_for(waiting[0], 1) is a, "the only one that is open"
+    with_choice = asyncio.create_task(pool.acquire(avoid=a))
+    waiting[1].cancel()
+    await asyncio.sleep(0)
+    a.in_flight -= 1
+    pool.release(b)
+    assert await asyncio.wait_for(with_choice, 1) is b
 
 
 async def test_a_waiter_that_gives_up_passes_its_turn_on(pool: Pool) -> None:

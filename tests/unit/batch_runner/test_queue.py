@@ -26,10 +26,10 @@ async def publish(messaging: Messaging, count: int) -> None:
 
 @asynccontextmanager
 async def working(
-    messaging: Messaging, settings: Settings, handler: Handler, slots: int = 2
+    messaging: Messaging, settings: Settings, handler: Handler, slots: int = 2, eager: int | None = None
 ) -> AsyncIterator[asyncio.Event]:
     stop = asyncio.Event()
-    loop = WorkLoop(messaging.js, work_consumer("m", settings), slots, handler)
+    loop = WorkLoop(messaging.js, work_consumer("m", settings), slots, handler, eager)
     await loop.declare()
     task = asyncio.create_task(loop.run(stop))
     try:
@@ -191,4 +191,30 @@ async def test_stopping_waits_for_the_jobs_under_way(messaging: Messaging, consu
         stop.set()
         gate.set()
     assert finished
+    assert await left(messaging) == 0
+
+
+async def test_who_has_the_least_to_do_gets_what_comes(messaging: Messaging, consumer_settings: Settings) -> None:
+    """One process has many jobs under way and slots for more; another one is idle."""
+    gate = asyncio.Event()
+    taken: dict[str, int] = {"busy": 0, "idle": 0}
+
+    def handler(name: str) -> Handler:
+        async def handle(data: bytes) -> Done:
+            taken[name] += 1
+            if name == "busy":
+                await gate.wait()
+            return Done()
+
+        return handle
+
+    await publish(messaging, 12)
+    async with working(messaging, consumer_settings, handler("busy"), slots=40, eager=2):
+        await until(lambda: taken["busy"] == 12)
+        async with working(messaging, consumer_settings, handler("idle"), slots=40, eager=2):
+            for number in range(12, 32):
+                await messaging.js.publish(subjects.work("m", "b", number), b"%d" % number, stream=WORK)
+                await until(lambda total=number + 1: sum(taken.values()) == total)  # type: ignore[misc]
+            gate.set()
+    assert taken["idle"] >= 12
     assert await left(messaging) == 0

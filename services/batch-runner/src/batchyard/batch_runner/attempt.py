@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from batchyard.batch_runner.fairness import Claim
 from batchyard.batch_runner.lines import (
     RequestLine,
     Tokens,
@@ -42,6 +43,7 @@ class LineJob:
         identity: The result's `id`.
         path: The route on the model server, beginning with `/v1/`.
         model: The name that clients use; each deployment has its own for it.
+        claim: What it waits under for its turn.
     """
 
     line: int
@@ -49,6 +51,7 @@ class LineJob:
     request: RequestLine
     path: str
     model: str
+    claim: Claim | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +83,16 @@ class Attempts:
         member: Member | None = None
         while True:
             try:
-                member = await pool.acquire(avoid=member)
+                member = await pool.acquire(member, job.claim)
             except PoolRetired:
                 return None
             if stopped():
-                pool.release(member)
+                pool.release(member, job.claim)
                 return None
             try:
                 outcome = await self._send(job, member)
             finally:
-                pool.release(member)
+                pool.release(member, job.claim)
             if isinstance(outcome, Result):
                 pool.succeeded(member)
                 return outcome

@@ -83,6 +83,7 @@ class Fleet:
                     self._upstream,
                     self._clock,
                     self._settings.probe_interval,
+                    self._settings.head_start,
                 )
 
     async def _served_by(self, deployments: tuple[Deployment, ...]) -> list[tuple[Deployment, list[str] | None]]:

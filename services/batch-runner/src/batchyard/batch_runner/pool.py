@@ -1,10 +1,11 @@
 """The deployments of one model: who takes the next request, and who is left alone for a while."""
 
 import asyncio
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from batchyard.batch_runner.fairness import Claim, FairQueue, Share
 from batchyard.batch_runner.upstream import Upstream
 from batchyard.common.clock import Clock
 from batchyard.common.config import Deployment
@@ -51,8 +52,16 @@ class Member:
         return self.in_flight / self.deployment.weight
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiter:
+    """Somebody who waits for a place, elsewhere than on `avoid` if possible."""
+
+    place: asyncio.Future[Member]
+    avoid: Member | None
+
+
 class Pool:
-    """Hands out places on the deployments of one model, the least loaded first, waiters in their order.
+    """Hands out places on the deployments of one model, the least loaded first, to the waiters in fair order.
 
     When every deployment is down the waiters wait: a server that is being restarted fails no line. `close` ends the
     probes. Deployments may come and go (`update`). All state belongs to one event loop.
@@ -66,6 +75,7 @@ class Pool:
         upstream: Upstream,
         clock: Clock,
         probe_interval: float,
+        head_start: int = 0,
     ) -> None:
         self.name = name
         self.members: list[Member] = []
@@ -74,7 +84,8 @@ class Pool:
         self._upstream = upstream
         self._clock = clock
         self._probe_interval = probe_interval
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._waiters: FairQueue[_Waiter] = FairQueue(head_start)
+        self._nobody = FairQueue[_Waiter](0).open("", "")
         self._watches: dict[asyncio.Task[None], Member] = {}
         self.update(deployments)
 
@@ -100,10 +111,9 @@ class Pool:
         """Hand out nothing any more: whoever waits or comes gets PoolRetired."""
         self.is_retired = True
         self.update(())
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_exception(PoolRetired())
+        for ticket in self._waiters.drain():
+            if not ticket.item.place.done():
+                ticket.item.place.set_exception(PoolRetired())
 
     @property
     def capacity(self) -> int:
@@ -114,37 +124,46 @@ class Pool:
     def is_down(self) -> bool:
         return all(member.down for member in self.members)
 
-    async def acquire(self, avoid: Member | None = None) -> Member:
+    @contextmanager
+    def claimed(self, tenant: str, batch: str) -> Iterator[Claim]:
+        """What the lines of one shard wait under, for as long as it is here."""
+        claim = self._waiters.open(tenant, batch)
+        try:
+            yield claim
+        finally:
+            self._waiters.close(claim)
+
+    @property
+    def batches(self) -> frozenset[str]:
+        """The batches whose shards this process has taken."""
+        return self._waiters.batches
+
+    async def acquire(self, avoid: Member | None = None, claim: Claim | None = None) -> Member:
         """A place on a deployment, once there is one; on another one than `avoid` if another one is open.
 
-        Give it back with `release`.
+        Give it back with `release`, under the same claim. Who has none waits as one batch with all who have none.
 
         Raises:
             PoolRetired: There will be none.
         """
-        while True:
-            if self.is_retired:
-                raise PoolRetired
-            if not self._waiters and (member := self._choose(avoid)) is not None:
-                member.in_flight += 1
-                return member
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            try:
-                await waiter
-            except BaseException:
-                if waiter in self._waiters:
-                    self._waiters.remove(waiter)
-                else:
-                    self._wake()  # the turn that was given to us goes to the next
-                raise
-            if (member := self._choose(avoid)) is not None:
-                member.in_flight += 1
-                self._wake()
-                return member
+        claim = claim or self._nobody
+        if self.is_retired:
+            raise PoolRetired
+        if not self._waiters and (member := self._choose(avoid)) is not None:
+            return self._placed(member, claim.share)
+        waiter = _Waiter(asyncio.get_running_loop().create_future(), avoid)
+        ticket = self._waiters.push(claim, waiter)
+        try:
+            return await waiter.place
+        except asyncio.CancelledError:
+            self._waiters.withdraw(ticket)
+            if not waiter.place.cancelled() and waiter.place.exception() is None:
+                self.release(waiter.place.result(), claim)  # the place that was given to us goes to the next
+            raise
 
-    def release(self, member: Member) -> None:
+    def release(self, member: Member, claim: Claim | None = None) -> None:
         member.in_flight -= 1
+        self._waiters.give_back((claim or self._nobody).share)
         self._wake()
 
     def succeeded(self, member: Member) -> None:
@@ -221,11 +240,15 @@ class Pool:
         return min(preferred, key=lambda member: member.load) if preferred else None
 
     def _wake(self) -> None:
-        """Let the first waiter look, if there may be something to see."""
-        if self._choose() is None:
-            return
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                return
+        """Give the places that are free to those whose turn it is."""
+        while self._waiters and (member := self._choose()) is not None:
+            ticket = self._waiters.pop()
+            waiter = ticket.item
+            if not waiter.place.done():
+                other = self._choose(waiter.avoid) if member is waiter.avoid else None
+                waiter.place.set_result(self._placed(other or member, ticket.share))
+
+    def _placed(self, member: Member, share: Share) -> Member:
+        member.in_flight += 1
+        self._waiters.take(share)
+        return member

@@ -29,6 +29,9 @@ class _Queue:
     def slots(self, settings: RunnerSettings) -> int:
         return settings.native_batches_per_pool if self.is_native else settings.shards_per_pool
 
+    def eager(self, settings: RunnerSettings) -> int | None:
+        return None if self.is_native else settings.shards_per_batch
+
 
 class PoolLoops:
     """Takes the shards of the pools that it was last told to serve."""
@@ -74,7 +77,8 @@ class PoolLoops:
         self._changed.set()
 
     async def _work(self, queue: _Queue, stop: asyncio.Event) -> None:
-        loop = WorkLoop(self._js, queue.consumer(self._settings), queue.slots(self._settings), self._handler)
+        settings = self._settings
+        loop = WorkLoop(self._js, queue.consumer(settings), queue.slots(settings), self._handler, queue.eager(settings))
         while not stop.is_set():
             try:
                 await loop.declare()

@@ -22,6 +22,7 @@ from batchyard.common.tasks import end
 
 _FETCH_SECONDS = 5.0
 _TROUBLE_SECONDS = 1.0
+_GIVE_WAY_SECONDS = 0.005
 _FIRST_BACKOFF = 0.5
 _LONGEST_OUTAGE_BACKOFF = 4.0
 _LONGEST_ERROR_BACKOFF = 30.0
@@ -52,12 +53,19 @@ class WorkLoop:
     A handler that raises is tried again with a growing delay: no message is ever dropped because of an error. The delay
     grows with the failures in a row that this process has seen, not with the message's deliveries, of which most may
     have been asked for. It stays short where another part is away, so that work goes on soon after that is back.
+
+    With more than `eager` jobs under way it leaves a message to other processes for a moment before it takes it itself,
+    the longer the more jobs it has: of several, the one with the least to do gets what comes.
     """
 
-    def __init__(self, js: JetStreamContext, consumer: Consumer, slots: int, handler: Handler) -> None:
+    def __init__(
+        self, js: JetStreamContext, consumer: Consumer, slots: int, handler: Handler, eager: int | None = None
+    ) -> None:
         self._js = js
         self._consumer = consumer
         self._slots = asyncio.Semaphore(slots)
+        self._eager = slots if eager is None else eager
+        self._under_way = 0
         self._handler = handler
         self._heartbeat = (consumer.config.ack_wait or 30.0) / 3
         self._failures: dict[str, int] = {}
@@ -71,8 +79,11 @@ class WorkLoop:
         subscription = await self._js.pull_subscribe_bind(self._consumer.name, stream=self._consumer.stream)
         async with asyncio.TaskGroup() as jobs:
             while await self._slot(stop):
+                if (excess := self._under_way - self._eager) > 0:
+                    await _unless(stop, asyncio.sleep(excess * _GIVE_WAY_SECONDS))
                 message = await self._fetch(subscription, stop)
                 if message is not None:
+                    self._under_way += 1
                     jobs.create_task(self._job(message))
                 else:
                     self._slots.release()
@@ -100,6 +111,7 @@ class WorkLoop:
             verdict = await self._verdict(message)
         finally:
             beat.cancel()
+            self._under_way -= 1
             self._slots.release()
         try:
             if isinstance(verdict, Done):

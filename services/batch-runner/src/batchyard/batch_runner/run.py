@@ -8,6 +8,7 @@ from typing import Any
 
 from batchyard.batch_runner.attempt import Attempts, LineJob
 from batchyard.batch_runner.batch import ShardOutcome
+from batchyard.batch_runner.fairness import Claim
 from batchyard.batch_runner.lines import BLANK, RequestLine, named_model, read_request, unanswered_line
 from batchyard.batch_runner.pool import Pool
 from batchyard.batch_runner.segments import (
@@ -92,7 +93,13 @@ class ShardInput:
 
 
 class ShardRun:
-    """One run of one shard. `on_checkpoint` is told what is durable, about every second."""
+    """One run of one shard.
+
+    Args:
+        on_checkpoint: Told what is durable, about every second.
+        claim: What its lines wait under for their turns.
+        memory_bytes: Says how much of the results may be kept, when that is less than the setting.
+    """
 
     def __init__(
         self,
@@ -100,11 +107,15 @@ class ShardRun:
         store: ObjectStore,
         settings: RunnerSettings,
         on_checkpoint: Callable[[ShardProgress], Awaitable[None]],
+        claim: Claim | None = None,
+        memory_bytes: Callable[[], int] | None = None,
     ) -> None:
         self._shard = shard
         self._store = store
         self._settings = settings
         self._on_checkpoint = on_checkpoint
+        self._claim = claim
+        self._memory_bytes = memory_bytes or (lambda: self._settings.shard_memory_bytes)
         self.shard = shard.shard
         self.pool = shard.pool
         self.model_names = shard.model_names
@@ -136,6 +147,20 @@ class ShardRun:
     @property
     def stopped(self) -> Stop | None:
         return self._why
+
+    def hurry(self, is_late: bool) -> bool:
+        """Whether the batch's lines go ahead of others from now on; whether that is news."""
+        return self._claim is not None and self._claim.share.hurry(is_late)
+
+    @property
+    def leaving(self) -> asyncio.Future[None]:
+        """Done once the run has been stopped."""
+        return self._stopped
+
+    @property
+    def answered(self) -> int:
+        """Lines that have a result."""
+        return self._tally.lines
 
     @property
     def is_complete(self) -> bool:
@@ -289,9 +314,10 @@ class ShardRun:
         self._tally.add(result)
         self._fresh.append(result)
         self._fresh_bytes += len(result.text)
-        if self._fresh_bytes >= self._settings.flush_bytes:
+        memory = self._memory_bytes()
+        if self._fresh_bytes >= min(self._settings.flush_bytes, memory):
             self._full.set()
-        if self._fresh_bytes >= self._settings.shard_memory_bytes:
+        if self._fresh_bytes >= memory:
             self._room.clear()  # the store does not keep up: nothing more is sent until it does
 
     async def _flush_regularly(self) -> None:
@@ -313,7 +339,7 @@ class ShardRun:
         self._kept += results
         self._kept_segments.append(key)
         self._kept_bytes += size
-        if self._kept_bytes > self._settings.shard_memory_bytes:
+        if self._kept_bytes > self._memory_bytes():
             self._stored += self._kept_segments
             self._kept, self._kept_segments, self._kept_bytes = [], [], 0
 
@@ -326,6 +352,7 @@ class ShardRun:
                 request=request,
                 path=shard.endpoint,
                 model=shard.model_of(request),
+                claim=self._claim,
             )
 
     async def _fill(self, why: Stop) -> None:

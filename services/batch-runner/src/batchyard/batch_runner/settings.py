@@ -22,9 +22,20 @@ class RunnerSettings(Settings):
 
     shard_lines: int = Field(default=500, ge=1, description="lines in one shard at most")
     shard_bytes: int = Field(default=4 * MIB, ge=1024, description="bytes after which a shard is closed")
-    shard_window: int = Field(default=16, ge=1, description="shards of one batch queued or running at a time")
-    shards_per_pool: int = Field(default=4, ge=1, description="shards of one pool that this process runs at a time")
-    shard_memory_bytes: int = Field(default=32 * MIB, ge=MIB, description="results of a shard kept in memory")
+    shard_window: int = Field(
+        default=16, ge=1, description="shards of one batch queued or running at a time, fewer when other batches wait"
+    )
+    shards_per_pool: int = Field(
+        default=32, ge=1, description="shards of one pool that this process takes, and so the batches it serves at once"
+    )
+    shards_per_batch: int = Field(default=4, ge=1, description="of those, how many of one batch are worked on at once")
+    shard_memory_bytes: int = Field(default=32 * MIB, ge=MIB, description="results of a shard kept in memory at most")
+    results_memory_bytes: int = Field(
+        default=128 * MIB, ge=MIB, description="results of all running shards kept in memory together"
+    )
+    head_start: int = Field(
+        default=500, ge=0, description="requests for which a new batch goes ahead of its tenant's other batches"
+    )
 
     max_parallel_requests: int = Field(default=128, ge=1, description="requests in flight to one deployment")
     request_timeout: float = Field(default=600.0, gt=0, description="seconds for one answer")

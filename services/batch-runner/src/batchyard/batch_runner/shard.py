@@ -1,7 +1,7 @@
 """Shards: contiguous runs of a batch's lines, the unit of work and of redelivery."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -70,17 +70,29 @@ def decode_table(data: bytes) -> ShardTable:
     return _table_decoder.decode(data)
 
 
-def window_end(table: ShardTable, dispatched: int, outstanding: Iterable[int], window: int) -> int:
-    """How far to queue the shards, so that each pool has `window` of them as long as there are so many.
+def fair_window(window: int, slots: int, batches: int) -> int:
+    """How many of its shards a batch has in the queue of a pool that serves so many batches, itself included.
+
+    `window` when it is alone. Otherwise so few that all batches together leave some of a runner's `slots` to the next
+    one that comes: it finds a slot at once, instead of a queue of others' shards.
+    """
+    return window if batches <= 1 else max(1, min(window, slots // (batches + 1)))
+
+
+def window_end(
+    table: ShardTable, dispatched: int, outstanding: Iterable[int], window: Callable[[str | None], int]
+) -> int:
+    """How far to queue the shards, so that each pool has its window of them as long as there are so many.
 
     Shards are queued in their order: one pool that is down holds back no other, but has more in the queue meanwhile.
     """
     queued = Counter(table.shards[shard].pool for shard in outstanding)
     end = dispatched
+    windows = {pool: window(pool) for pool in table.pools}
     for shard in range(dispatched, len(table.shards)):
         pool = table.shards[shard].pool
         queued[pool] += 1
-        if queued[pool] <= window:
+        if queued[pool] <= windows[pool]:
             end = shard + 1
     return end
 

@@ -18,7 +18,7 @@ from batchyard.batch_runner.plan import Plan, Planner
 from batchyard.batch_runner.queue import Done, Later
 from batchyard.batch_runner.results import Results
 from batchyard.batch_runner.settings import RunnerSettings
-from batchyard.batch_runner.shard import whole, window_end
+from batchyard.batch_runner.shard import fair_window, whole, window_end
 from batchyard.batch_runner.validate import LineRules
 from batchyard.common.clock import Clock
 from batchyard.common.contracts.batches import BatchProblem, BatchStatus
@@ -214,9 +214,13 @@ class Stepper:
         return Done()
 
     async def _window_end(self, record: BatchRecord, outstanding: list[int]) -> int:
-        window = self._settings.shard_window
+        def window(pool_name: str | None) -> int:
+            pool = self._fleet.pools.get(pool_name or "")
+            batches = len(pool.batches | {record.raw_id}) if pool is not None else 1
+            return fair_window(self._settings.shard_window, self._settings.shards_per_pool, batches)
+
         if record.pool is not None:
-            return min(record.shards, record.dispatched + window - len(outstanding))
+            return min(record.shards, record.dispatched + window(record.pool) - len(outstanding))
         return window_end(await self._store.table(record), record.dispatched, outstanding, window)
 
     async def _finish(self, record: BatchRecord) -> Verdict:

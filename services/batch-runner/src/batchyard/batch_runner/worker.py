@@ -14,6 +14,8 @@ from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.native.run import NativeRun
 from batchyard.batch_runner.native.servers import NativeServers
+from batchyard.batch_runner.open_shards import OpenShards
+from batchyard.batch_runner.pace import Pace
 from batchyard.batch_runner.pool import Pool
 from batchyard.batch_runner.queue import Done, Later
 from batchyard.batch_runner.results import shard_input, stop_reason
@@ -59,6 +61,8 @@ class Worker:
         self._running: dict[str, set[ShardRun | NativeRun]] = {}
         self._at_work: set[tuple[str, int]] = set()
         self._records: dict[str, BatchRecord] = {}
+        self._paces: dict[str, Pace] = {}
+        self._open = OpenShards(settings)
         self._caution = asyncio.Lock()
         self._shutting_down = False
 
@@ -91,6 +95,19 @@ class Worker:
                 run.stop(Stop.SUPERSEDED)
             elif record.status is not BatchStatus.IN_PROGRESS:
                 run.stop(stop_reason(record))
+        if record is not None:
+            self._judge_pace(record)
+
+    def _judge_pace(self, record: BatchRecord) -> None:
+        """Let the batch go ahead of others if it would not end in time otherwise."""
+        runs = [run for run in self._running.get(record.raw_id, ()) if isinstance(run, ShardRun)]
+        answered = sum(run.answered for run in runs if not record.is_settled(run.shard))
+        pace, now = self._paces.setdefault(record.raw_id, Pace()), self._clock.now()
+        pace.note(now, record.lines - record.completed - record.failed - answered)
+        is_late = pace.is_late(now, record.expires_at)
+        for run in runs:
+            if run.hurry(is_late):
+                _log.info("batch.late" if is_late else "batch.in_time", batch=record.raw_id, pool=run.pool)
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Look at the batches that are run here again and again: a word that was not heard is made up for."""
@@ -143,25 +160,33 @@ class Worker:
             await self._store.report_progress(record, shard, told)
 
         run: ShardRun | NativeRun
-        if record.native is None:
-            run = ShardRun(shard_to_run, self._store.objects, self._settings, report)
-        else:
-            run = self._natives.run(record, shard_to_run, report)
         try:
-            with self._registered(record, run), self._deadline(record, run):
-                if isinstance(run, NativeRun):
-                    return await self._run_natively(record, run)
-                if pool.is_retired:
-                    run.stop(Stop.WITHDRAWN)
-                return await self._run_registered(record, run, pool)
+            with pool.claimed(record.tenant, record.raw_id) as claim:
+                if record.native is None:
+                    memory = self._open.memory_bytes
+                    run = ShardRun(shard_to_run, self._store.objects, self._settings, report, claim, memory)
+                else:
+                    run = self._natives.run(record, shard_to_run, report)
+                with self._registered(record, run), self._deadline(record, run):
+                    if isinstance(run, NativeRun):
+                        return await self._run_natively(record, run)
+                    if pool.is_retired:
+                        run.stop(Stop.WITHDRAWN)
+                    return await self._run_registered(record, run, pool)
         finally:
             # Who was paused for long may have written objects after the batch had ended and been swept.
             await self._store.tidy_up(record)
 
     async def _run_registered(self, record: BatchRecord, run: ShardRun, pool: Pool) -> Done | Later:
-        shard = run.shard
         # A cancel that came before the registration was not heard: the record knows.
         await self.look_again(record.tenant, record.raw_id)
+        async with self._open.entered(record.raw_id, run.pool, run.leaving):
+            if run.stopped is Stop.SHUTDOWN:
+                return Later(0)
+            return await self._run_entered(record, run, pool)
+
+    async def _run_entered(self, record: BatchRecord, run: ShardRun, pool: Pool) -> Done | Later:
+        shard = run.shard
         await run.recover()
         begun = await self._before(record, shard, run)
         try:
@@ -289,6 +314,7 @@ class Worker:
             if not runs:
                 self._running.pop(raw_id, None)
                 self._records.pop(raw_id, None)
+                self._paces.pop(raw_id, None)
 
     @contextmanager
     def _deadline(self, record: BatchRecord, run: ShardRun | NativeRun) -> Iterator[None]:
