@@ -82,4 +82,4 @@ async def test_memory_is_shared_by_those_that_are_open() -> None:
         more = [Shard(shards, batch) for batch in "cdefg"]
         await settled()
         assert shards.memory_bytes() == 3 * MIB
-        inside += more
+        inside.extend(more)

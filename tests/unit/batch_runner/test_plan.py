@@ -264,9 +264,7 @@ async def test_a_mixed_batch_has_a_limit_of_models(store: LocalObjectStore) -> N
     assert f"{MAX_MODELS + 1} models; at most {MAX_MODELS}" in verdict.problems[0].message
 
 
-@pytest.mark.parametrize(
-    ("batches", "window"), [(0, 16), (1, 16), (2, 10), (3, 8), (7, 4), (15, 2), (31, 1), (500, 1)]
-)
+@pytest.mark.parametrize(("batches", "window"), [(0, 16), (1, 16), (2, 10), (3, 8), (7, 4), (15, 2), (31, 1), (500, 1)])
 def test_the_more_batches_there_are_the_fewer_shards_has_each_in_the_queue(batches: int, window: int) -> None:
     assert fair_window(16, 32, batches) == window
     assert batches * window < 32 or window == 1, "the next batch finds a slot"

@@ -105,7 +105,7 @@ async def test_a_place_goes_to_the_batch_that_holds_the_fewest(pool: Pool) -> No
         for member in held:
             pool.release(member, large)
             await asyncio.sleep(0)
-        assert served == ["small", "small", "large", "small"]
+        assert served == ["small", "small", "large", "large"], "two places each"
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
