@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchyard.batch_runner.fairness import Claim, FairQueue, Ticket
-from batchyard.batch_runner.pace import Pace
+from batchyard.batch_runner.pace import Pace, Paces
 
 LOOK_SECONDS = 3.0
 
@@ -173,6 +173,15 @@ def test_an_endless_row_of_small_batches_leaves_the_large_one_a_quarter() -> Non
     assert large.done - 500 == pytest.approx(600, abs=10)
 
 
+def test_an_endless_row_of_new_tenants_leaves_no_one_waiting() -> None:
+    """One more comes each time the only place is free, and those that wait grow by as many as the first one is given:
+    of 200 turns its share is about the root of twice as many."""
+    first = Job("first", "first", 50)
+    row = [Job(f"t{n}", f"b{n}", 1, arrives=float(n)) for n in range(200)]
+    simulate([*row, first], places=1, until=200)
+    assert first.done == pytest.approx(20, abs=3)
+
+
 # --- deadlines
 
 
@@ -222,6 +231,16 @@ def test_who_is_late(seen: list[tuple[float, int]], now: float, deadline: float,
     for when, remaining in seen:
         pace.note(when, remaining)
     assert pace.is_late(now, deadline) is late
+
+
+def test_paces_are_kept_of_the_batches_that_were_looked_at_last() -> None:
+    paces = Paces()
+    kept = paces.of("kept")
+    lost = paces.of("lost")
+    for number in range(999):
+        assert paces.of("kept") is kept
+        paces.of(str(number))
+    assert paces.of("lost") is not lost
 
 
 # --- nobody starves, nobody is forgotten
@@ -309,3 +328,16 @@ def test_a_batch_is_known_as_long_as_a_shard_of_it_is_here() -> None:
     assert queue.batches == {"y"}
     queue.close(other)
     assert queue.open("a", "x").share is not first.share
+
+
+def test_a_batch_that_comes_back_is_no_beginner_again() -> None:
+    queue: FairQueue[str] = FairQueue(2)
+    claim = queue.open("a", "x")
+    for _ in range(2):
+        queue.take(claim.share)
+        queue.give_back(claim.share)
+    queue.close(claim)
+    back, beginner = queue.open("a", "x"), queue.open("a", "y")
+    queue.push(back, "back")
+    queue.push(beginner, "beginner")
+    assert queue.pop().item == "beginner"

@@ -15,6 +15,7 @@ from itertools import count
 from typing import Generic, TypeVar
 
 _AHEAD_OF_FOUR = 3
+_BATCHES_REMEMBERED = 1_000
 
 T = TypeVar("T")
 
@@ -50,8 +51,8 @@ class _Tenant:
     others do not pay with all of theirs for what the late ones are given ahead of everybody."""
 
     name: str
-    late: _Holder = field(default_factory=_Holder)
-    others: _Holder = field(default_factory=_Holder)
+    late: _Holder
+    others: _Holder
     beginners_first: _Precedence = field(default_factory=_Precedence)
 
 
@@ -65,12 +66,12 @@ class Share(_Holder):
 
     __slots__ = ("batch", "claims", "is_late", "taken", "tenant", "waiting")
 
-    def __init__(self, tenant: _Tenant, batch: str) -> None:
-        super().__init__()
+    def __init__(self, tenant: _Tenant, batch: str, turn: int, taken: int) -> None:
+        super().__init__(turn=turn)
         self.tenant = tenant
         self.batch = batch
         self.is_late = False
-        self.taken = 0
+        self.taken = taken
         self.claims = 0
         self.waiting: list[tuple[int, int, Ticket[object]]] = []
 
@@ -120,6 +121,7 @@ class FairQueue(Generic[T]):
         self._head_start = head_start
         self._tenants: dict[str, _Tenant] = {}
         self._shares: dict[tuple[str, str], Share] = {}
+        self._taken: dict[tuple[str, str], int] = {}  # by batches of which no shard is here at the moment
         self._wanting: dict[Share, None] = {}
         self._numbers = count(1)
         self._late_first = _Precedence()
@@ -130,18 +132,24 @@ class FairQueue(Generic[T]):
 
     def open(self, tenant: str, batch: str) -> Claim:
         """A claim for one more shard of a batch. Give it back with `close`."""
+        number = next(self._numbers)
         share = self._shares.get((tenant, batch))
         if share is None:
-            holder = self._tenants.setdefault(tenant, _Tenant(tenant))
-            share = self._shares[tenant, batch] = Share(holder, batch)
+            # Who comes is the last of those that hold nothing: or those who were here would wait for all who come.
+            holder = self._tenants.setdefault(tenant, _Tenant(tenant, _Holder(turn=number), _Holder(turn=number)))
+            taken = self._taken.pop((tenant, batch), 0)
+            share = self._shares[tenant, batch] = Share(holder, batch, number, taken)
         share.claims += 1
-        return Claim(share, next(self._numbers))
+        return Claim(share, number)
 
     def close(self, claim: Claim) -> None:
         share = claim.share
         share.claims -= 1
         if share.claims == 0:
             tenant = share.tenant.name
+            while len(self._taken) >= _BATCHES_REMEMBERED:
+                del self._taken[next(iter(self._taken))]
+            self._taken[tenant, share.batch] = share.taken
             del self._shares[tenant, share.batch]
             if not any(other == tenant for other, _ in self._shares):
                 del self._tenants[tenant]

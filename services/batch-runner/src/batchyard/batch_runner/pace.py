@@ -6,6 +6,7 @@ _SECONDS_SEEN = 30.0
 _RESERVE = 5.0
 _CONFIDENCE = 0.8
 _LAST_SECONDS = 60.0
+_REMEMBERED = 1_000
 
 
 class Pace:
@@ -44,3 +45,18 @@ class Pace:
         if rate <= 0:
             return left < _LAST_SECONDS
         return self._seen[-1][1] > rate * (left - _RESERVE) * _CONFIDENCE
+
+
+class Paces:
+    """The paces of the batches that were looked at of late."""
+
+    def __init__(self) -> None:
+        self._paces: dict[str, Pace] = {}
+
+    def of(self, batch: str) -> Pace:
+        """A batch's pace; those that have not been asked for the longest are forgotten."""
+        pace = self._paces.pop(batch, None) or Pace()
+        while len(self._paces) >= _REMEMBERED:
+            del self._paces[next(iter(self._paces))]
+        self._paces[batch] = pace
+        return pace

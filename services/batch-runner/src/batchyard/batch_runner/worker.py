@@ -15,7 +15,7 @@ from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.native.run import NativeRun
 from batchyard.batch_runner.native.servers import NativeServers
 from batchyard.batch_runner.open_shards import OpenShards
-from batchyard.batch_runner.pace import Pace
+from batchyard.batch_runner.pace import Paces
 from batchyard.batch_runner.pool import Pool
 from batchyard.batch_runner.queue import Done, Later
 from batchyard.batch_runner.results import shard_input, stop_reason
@@ -61,7 +61,7 @@ class Worker:
         self._running: dict[str, set[ShardRun | NativeRun]] = {}
         self._at_work: set[tuple[str, int]] = set()
         self._records: dict[str, BatchRecord] = {}
-        self._paces: dict[str, Pace] = {}
+        self._paces = Paces()
         self._open = OpenShards(settings)
         self._caution = asyncio.Lock()
         self._shutting_down = False
@@ -102,7 +102,7 @@ class Worker:
         """Let the batch go ahead of others if it would not end in time otherwise."""
         runs = [run for run in self._running.get(record.raw_id, ()) if isinstance(run, ShardRun)]
         answered = sum(run.answered for run in runs if not record.is_settled(run.shard))
-        pace, now = self._paces.setdefault(record.raw_id, Pace()), self._clock.now()
+        pace, now = self._paces.of(record.raw_id), self._clock.now()
         pace.note(now, record.lines - record.completed - record.failed - answered)
         is_late = pace.is_late(now, record.expires_at)
         for run in runs:
@@ -314,7 +314,6 @@ class Worker:
             if not runs:
                 self._running.pop(raw_id, None)
                 self._records.pop(raw_id, None)
-                self._paces.pop(raw_id, None)
 
     @contextmanager
     def _deadline(self, record: BatchRecord, run: ShardRun | NativeRun) -> Iterator[None]:
