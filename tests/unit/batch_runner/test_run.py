@@ -10,7 +10,7 @@ import pytest
 
 from batchyard.batch_runner.attempt import LineJob
 from batchyard.batch_runner.batch import ShardOutcome
-from batchyard.batch_runner.pool import Pool
+from batchyard.batch_runner.pool import Member, Pool
 from batchyard.batch_runner.run import ShardInput, ShardRun, Stop
 from batchyard.batch_runner.segments import Result
 from batchyard.batch_runner.shard import ShardRange
@@ -159,10 +159,11 @@ async def test_a_line_that_breaks_the_runner_fails_alone(
     run = await start(bench)
     send = bench.attempts.run
 
-    async def break_once(job: LineJob, pool: Pool, stopped: Callable[[], bool]) -> Result:
+    async def break_once(job: LineJob, pool: Pool, stopped: Callable[[], bool], place: Member) -> Result:
         if bytes(job.request.custom_id) == b'"r7"':
+            pool.release(place, job.claim)
             raise ZeroDivisionError
-        result: Result = await send(job, pool, stopped)
+        result: Result = await send(job, pool, stopped, place)
         return result
 
     monkeypatch.setattr(bench.attempts, "run", break_once)

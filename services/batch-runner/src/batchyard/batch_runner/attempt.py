@@ -73,9 +73,12 @@ class Attempts:
         self._clock = clock
         self._rng = rng
 
-    async def run(self, job: LineJob, pool: Pool, stopped: Callable[[], bool] = lambda: False) -> Result | None:
+    async def run(
+        self, job: LineJob, pool: Pool, stopped: Callable[[], bool] = lambda: False, place: Member | None = None
+    ) -> Result | None:
         """The line's result. Waits as long as no deployment is up; cancel to give up.
 
+        The first attempt takes `place`, if the caller has acquired one for it; it is given back here.
         Once `stopped` says so, or the pool is retired, nothing more is sent: None for a line that has waited for its
         turn until then.
         """
@@ -83,9 +86,10 @@ class Attempts:
         member: Member | None = None
         while True:
             try:
-                member = await pool.acquire(member, job.claim)
+                member = place or await pool.acquire(member, job.claim)
             except PoolRetired:
                 return None
+            place = None
             if stopped():
                 pool.release(member, job.claim)
                 return None

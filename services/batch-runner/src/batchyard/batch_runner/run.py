@@ -1,7 +1,7 @@
 """Running one shard: send what has no durable result, checkpoint, and hand in the outcome."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -9,8 +9,9 @@ from typing import Any
 from batchyard.batch_runner.attempt import Attempts, LineJob
 from batchyard.batch_runner.batch import ShardOutcome
 from batchyard.batch_runner.fairness import Claim
+from batchyard.batch_runner.line_queue import LineQueue
 from batchyard.batch_runner.lines import BLANK, RequestLine, named_model, read_request, unanswered_line
-from batchyard.batch_runner.pool import Pool
+from batchyard.batch_runner.pool import Pool, PoolRetired
 from batchyard.batch_runner.segments import (
     ERROR_KINDS,
     OUTPUT_KINDS,
@@ -172,7 +173,8 @@ class ShardRun:
         jobs = [job async for job in self._jobs() if job.line not in self._tally]
         if not jobs or self.stopped:
             return
-        queue = iter(jobs)
+        up = [member.deployment for member in pool.members if not member.down]
+        queue = LineQueue(jobs, up, arrange=self._settings.arrange_prefixes)
         workers = [asyncio.create_task(self._work(queue, attempts, pool)) for _ in range(min(len(jobs), pool.capacity))]
         flusher = asyncio.create_task(self._flush_regularly())
         try:
@@ -189,7 +191,7 @@ class ShardRun:
                 return
             if job.line not in self._tally:
                 await before_line(self._tally.progress(), job.line)
-                working = asyncio.create_task(self._work(iter([job]), attempts, pool))
+                working = asyncio.create_task(self._work(LineQueue([job]), attempts, pool))
                 try:
                     until: set[asyncio.Future[Any]] = {working, self._stopped}
                     await asyncio.wait(until, return_when=asyncio.FIRST_COMPLETED)
@@ -296,10 +298,15 @@ class ShardRun:
             return 0.0  # nobody waits for the answers
         return self._settings.shutdown_grace if why is Stop.SHUTDOWN else self._settings.cancel_grace
 
-    async def _work(self, queue: Iterator[LineJob], attempts: Attempts, pool: Pool) -> None:
-        for job in queue:
+    async def _work(self, queue: LineQueue, attempts: Attempts, pool: Pool) -> None:
+        while queue.reserve():
             try:
-                result = await attempts.run(job, pool, self._stopped.done)
+                place = await pool.acquire(claim=self._claim)
+            except PoolRetired:
+                return
+            job = queue.take(place.deployment.id)
+            try:
+                result = await attempts.run(job, pool, self._stopped.done, place)
             except Exception as error:  # noqa: BLE001  one line must not take the others of its shard with it
                 _log.error("line.failed", line=job.line, batch=self._shard.batch_hex, exc_info=error)
                 result = failed_line(job, error)

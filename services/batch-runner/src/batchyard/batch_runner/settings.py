@@ -37,6 +37,10 @@ class RunnerSettings(Settings):
         default=500, ge=0, description="requests for which a new batch goes ahead of its tenant's other batches"
     )
 
+    arrange_prefixes: bool = Field(
+        default=True,
+        description="whether lines that begin alike are sent one after another, and to the same deployment",
+    )
     max_parallel_requests: int = Field(default=128, ge=1, description="requests in flight to one deployment")
     request_timeout: float = Field(default=600.0, gt=0, description="seconds for one answer")
     max_response_bytes: int = Field(default=16 * MIB, ge=1024, description="bytes of one answer at most")
