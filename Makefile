@@ -10,7 +10,7 @@ PYTHON ?= python3
 SOURCES := libs services tests benchmarks docs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults soak fuzz check fmt docs clean
+.PHONY: help setup demo test test-faults test-vllm soak fuzz check fmt docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -32,6 +32,9 @@ test: setup ## Run the tests, several files at once (ARGS= for pytest)
 
 test-faults: setup ## Run the tests of crashes and outages alone, the latter for half a minute each
 	@OUTAGE_SECONDS=30 $(RUN)pytest tests/faults $(ARGS)
+
+test-vllm: setup ## Run the main flows before a real vLLM (VLLM_URL=... or VLLM_SERVE='vllm serve MODEL --port {port}')
+	@$(RUN)pytest tests/vllm -m vllm $(ARGS)
 
 soak: setup ## Kill processes while batches run, then check the truth (ARGS="--kills 100 --batches 20 --seed 1")
 	@PYTHONPATH=tests $(RUN)python -m soak $(ARGS)

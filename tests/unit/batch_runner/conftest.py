@@ -38,12 +38,16 @@ ENDPOINT = "/v1/chat/completions"
 
 @dataclass
 class Bench:
-    """A fleet of one simulator, and the means to send lines to it."""
+    """A fleet of simulators, of which `sim` is the first, and the means to send lines to it."""
 
-    sim: RunningSim
+    sims: list[RunningSim]
     pool: Pool
     attempts: Attempts
     settings: RunnerSettings
+
+    @property
+    def sim(self) -> RunningSim:
+        return self.sims[0]
 
 
 @pytest.fixture
@@ -53,15 +57,18 @@ def store(tmp_path: Path) -> LocalObjectStore:
 
 @pytest.fixture
 async def open_bench() -> AsyncIterator[Callable[..., object]]:
-    """Opens a bench: `await open_bench(sim=SimSettings(...), request_timeout=…)`."""
+    """Opens a bench: `await open_bench(sim=SimSettings(...), servers=2, request_timeout=…)`."""
     async with AsyncExitStack() as stack:
 
-        async def opened(sim: SimSettings | None = None, **changes: object) -> Bench:
+        async def opened(sim: SimSettings | None = None, servers: int = 1, **changes: object) -> Bench:
             defaults = {"retry_base": 0.01, "retry_cap": 0.05, "probe_interval": 0.05, "request_timeout": 5.0}
             settings = RunnerSettings(**{**defaults, **changes})  # type: ignore[arg-type]
-            running = await stack.enter_async_context(running_sim(sim or SimSettings(port=0)))
+            sims = [await stack.enter_async_context(running_sim(sim or SimSettings(port=0))) for _ in range(servers)]
             config = Config(
-                deployments=(Deployment(id="d", pool=MODEL, model=MODEL, base_url=running.url.removesuffix("/v1")),)
+                deployments=tuple(
+                    Deployment(id=f"d{index or ''}", pool=MODEL, model=MODEL, base_url=running.url)
+                    for index, running in enumerate(sims)
+                )
             )
             upstream = await stack.enter_async_context(
                 AiohttpUpstream(settings.request_timeout, settings.max_response_bytes)
@@ -70,7 +77,7 @@ async def open_bench() -> AsyncIterator[Callable[..., object]]:
             fleet = Fleet(config, settings, upstream, clock)
             stack.push_async_callback(fleet.close)
             policy = RetryPolicy(settings.max_attempts, settings.max_throttled, settings.retry_base, settings.retry_cap)
-            return Bench(running, fleet.pools[MODEL], Attempts(upstream, policy, clock, random.Random(1)), settings)
+            return Bench(sims, fleet.pools[MODEL], Attempts(upstream, policy, clock, random.Random(1)), settings)
 
         yield opened
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from itertools import groupby
 from typing import Any
 from uuid import uuid4
 
@@ -18,6 +19,7 @@ from batchyard.batch_runner.tally import ShardProgress
 from batchyard.common.objects import LocalObjectStore, read
 from batchyard.vllm_sim.answers import chat_text
 from batchyard.vllm_sim.settings import SimSettings
+from batchyard.vllm_sim.testing import RunningSim
 
 from .conftest import MODEL, Bench, chat_line
 
@@ -203,3 +205,62 @@ async def test_two_runs_of_one_shard_never_write_the_same_object(
     first, second = await one.settle(), await two.settle()
     assert first.output_key != second.output_key
     assert first.model_copy(update={"output_key": None}) == second.model_copy(update={"output_key": None})
+
+
+TOPICS = 8
+
+
+def about(index: int) -> str:
+    """A prompt that begins like every eighth other one."""
+    return f"topic {index % TOPICS}: " + "long background " * 60 + f"question {index}"
+
+
+def arrived(sim: RunningSim) -> list[int]:
+    """The lines in the order in which a server got them."""
+    ids = [record.request_id or "" for record in sim.state.log.records()]
+    return [int(request.partition("-")[0][-8:], 16) for request in ids]
+
+
+async def test_lines_that_begin_alike_are_sent_together_and_answered_in_input_order(
+    open_bench: Any, start: Any, store: LocalObjectStore
+) -> None:
+    small = SimSettings(port=0, cache_blocks=60)
+    hits = {}
+    for arrange in (True, False):
+        bench = await open_bench(small, max_parallel_requests=1, arrange_prefixes=arrange)
+        run = await start(bench, [about(index) for index in range(64)])
+        await execute(run, bench)
+        output, _ = await parts(store, await run.settle())
+        assert [line["custom_id"] for line in output] == [f"r{index}" for index in range(64)]
+        answers = [line["response"]["body"]["choices"][0]["message"]["content"] for line in output]
+        assert answers == [chat_text([{"role": "user", "content": about(index)}], MODEL) for index in range(64)]
+        topics = [line // 2 % TOPICS for line in arrived(bench.sim)]
+        hits[arrange] = bench.sim.state.counters.prefix_hits
+        assert [len(list(lines)) for _, lines in groupby(topics)] == ([8] * TOPICS if arrange else [1] * 64)
+        await store.delete([info.key async for info in store.list("work/")])
+    assert hits[False] == 0, "the cache holds fewer beginnings than there are"
+    assert hits[True] >= 56 * 100
+
+
+async def test_each_beginning_is_computed_on_one_server(open_bench: Any, start: Any, store: LocalObjectStore) -> None:
+    bench = await open_bench(SimSettings(port=0, base_latency=0.002), servers=2, max_parallel_requests=4)
+    run = await start(bench, [about(index) for index in range(64)])
+    await execute(run, bench)
+    assert (await run.settle()).completed == 64
+    lines = [arrived(sim) for sim in bench.sims]
+    assert all(len(got) >= 16 for got in lines), "both work"
+    topics = [{line // 2 % TOPICS for line in got} for got in lines]
+    assert len(topics[0] & topics[1]) <= 2, "what one has run out of it takes from the end of the other's"
+
+
+async def test_the_lines_of_a_server_that_dies_go_to_the_other(
+    open_bench: Any, start: Any, store: LocalObjectStore
+) -> None:
+    bench = await open_bench(SimSettings(port=0, base_latency=0.005), servers=2, max_parallel_requests=2)
+    run = await start(bench, [about(index) for index in range(64)])
+    running = asyncio.create_task(execute(run, bench))
+    await bench.sims[1].until(lambda state: state.log.total >= 4)
+    bench.sims[1].state.healthy = False
+    bench.pool.set_aside(bench.pool.members[1])
+    await running
+    assert (await run.settle()).completed == 64
