@@ -1,0 +1,141 @@
+"""How much of the prompts a server finds in its prefix cache, with and without the order that Batchyard gives lines.
+
+    .venv/bin/python benchmarks/prefix_cache.py --vllm http://127.0.0.1:8000 [--lines 400]
+    .venv/bin/python benchmarks/prefix_cache.py --simulators 2 [--lines 4000] [--cache-blocks 400]
+
+Two inputs: lines that begin with one of several system prompts, shuffled, and lines that have nothing in common. Each
+is run with the order and without it. Prints what the servers say about their cache, and lines per second. Each run has
+words of its own, so that none profits by another one's cache.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import tempfile
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import httpx
+
+from batchyard.cli.running import RunningStack, running_stack
+from batchyard.vllm_sim.settings import SimSettings
+from batchyard.vllm_sim.testing import running_sim
+
+MODEL = "my-vllm-model"
+ENDED = {"completed", "failed", "expired", "cancelled"}
+WORDS = "the a of in sea rock wind door light paper green seven under before call send keep".split()  # noqa: SIM905
+
+
+def input_lines(options: argparse.Namespace, rng: random.Random, *, shared: bool) -> bytes:
+    """Requests that all have a long system prompt: one of `--prefixes`, or each its own."""
+    systems = [words(rng, options.prefix_words) for _ in range(options.prefixes if shared else options.lines)]
+    lines = []
+    for index in range(options.lines):
+        messages = [
+            {"role": "system", "content": systems[rng.randrange(options.prefixes) if shared else index]},
+            {"role": "user", "content": f"Item {index}: {words(rng, 10)}?"},
+        ]
+        body = {"model": MODEL, "messages": messages, "max_tokens": options.max_tokens}
+        lines.append({"custom_id": f"r{index}", "method": "POST", "url": "/v1/chat/completions", "body": body})
+    return "\n".join(map(json.dumps, lines)).encode()
+
+
+def words(rng: random.Random, count: int) -> str:
+    return " ".join(rng.choices(WORDS, k=count))
+
+
+async def cache_counts(servers: list[str]) -> list[tuple[float, float]]:
+    """For each server the tokens that it has looked up in its cache so far, and found."""
+    counts = []
+    async with httpx.AsyncClient(trust_env=False) as http:
+        for server in servers:
+            text = (await http.get(f"{server}/metrics")).text
+            counts.append((counted(text, "queries"), counted(text, "hits")))
+    return counts
+
+
+def counted(text: str, what: str) -> float:
+    name = f"vllm:prefix_cache_{what}_total"
+    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
+
+
+async def run(stack: RunningStack, content: bytes) -> float:
+    """Run a batch; seconds from its creation to its end."""
+    async with httpx.AsyncClient(base_url=f"{stack.url}/v1", timeout=300, trust_env=False) as http:
+        upload = await http.post("/files", data={"purpose": "batch"}, files={"file": ("in.jsonl", content)})
+        order = {
+            "input_file_id": upload.json()["id"],
+            "endpoint": "/v1/chat/completions",
+            "completion_window": "24h",
+        }
+        began = time.perf_counter()
+        batch = (await http.post("/batches", json=order)).json()
+        while batch["status"] not in ENDED:
+            await asyncio.sleep(0.05)
+            batch = (await http.get(f"/batches/{batch['id']}")).json()
+        assert batch["request_counts"]["completed"] == batch["request_counts"]["total"], batch
+        return time.perf_counter() - began
+
+
+async def measure(options: argparse.Namespace, servers: list[str], served: str, *, shared: bool, arrange: bool) -> None:
+    content = input_lines(options, random.Random(options.seed + 2 * shared + arrange), shared=shared)
+    with tempfile.TemporaryDirectory() as directory:
+        config = Path(directory) / "config.json"
+        entries = [
+            {
+                "model_name": MODEL,
+                "litellm_params": {
+                    "model": f"hosted_vllm/{served}",
+                    "api_base": server,
+                    "max_parallel_requests": options.in_flight,
+                },
+            }
+            for server in servers
+        ]
+        config.write_text(json.dumps({"model_list": entries}))
+        environment = {"BATCHYARD_ARRANGE_PREFIXES": str(arrange)}
+        async with running_stack(Path(directory) / "data", config=config, environment=environment) as stack:
+            before = await cache_counts(servers)
+            seconds = await run(stack, content)
+            after = await cache_counts(servers)
+    queries = sum(now[0] - was[0] for was, now in zip(before, after, strict=True))
+    hits = sum(now[1] - was[1] for was, now in zip(before, after, strict=True))
+    print(
+        f"{'shared' if shared else 'no'} beginnings, {'arranged' if arrange else 'as they come'}:".ljust(34),
+        f"{hits / queries:6.1%} of {queries:,.0f} prompt tokens cached, {options.lines / seconds:7,.1f} lines/s,",
+        f"load {os.getloadavg()[0]:.1f}",
+        flush=True,
+    )
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vllm", action="append", default=[], help="the root of a server; may be given several times")
+    parser.add_argument("--simulators", type=int, default=0, help="simulated servers to start instead")
+    parser.add_argument("--cache-blocks", type=int, default=400, help="blocks of 16 tokens that a simulator caches")
+    parser.add_argument("--prompt-token-latency", type=float, default=0.00005, help="seconds of a simulator")
+    parser.add_argument("--lines", type=int, default=4000)
+    parser.add_argument("--prefixes", type=int, default=20)
+    parser.add_argument("--prefix-words", type=int, default=600)
+    parser.add_argument("--max-tokens", type=int, default=4)
+    parser.add_argument("--in-flight", type=int, default=16, help="requests in flight to one server")
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    options = parser.parse_args()
+    async with AsyncExitStack() as exits:
+        servers = [server.rstrip("/").removesuffix("/v1") for server in options.vllm]
+        sim = SimSettings(
+            cache_blocks=options.cache_blocks, prompt_token_latency=options.prompt_token_latency, base_latency=0.01
+        )
+        servers += [(await exits.enter_async_context(running_sim(sim))).url for _ in range(options.simulators)]
+        async with httpx.AsyncClient(trust_env=False) as http:
+            served = (await http.get(f"{servers[0]}/v1/models")).json()["data"][0]["id"]
+        for shared in (True, False):
+            for arrange in (False, True):
+                await measure(options, servers, served, shared=shared, arrange=arrange)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
