@@ -122,6 +122,7 @@ async def main() -> None:
     parser.add_argument("--prefix-words", type=int, default=600)
     parser.add_argument("--max-tokens", type=int, default=4)
     parser.add_argument("--in-flight", type=int, default=16, help="requests in flight to one server")
+    parser.add_argument("--inputs", nargs="+", choices=("shared", "unshared"), default=("shared", "unshared"))
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()
     async with AsyncExitStack() as exits:
@@ -132,9 +133,9 @@ async def main() -> None:
         servers += [(await exits.enter_async_context(running_sim(sim))).url for _ in range(options.simulators)]
         async with httpx.AsyncClient(trust_env=False) as http:
             served = (await http.get(f"{servers[0]}/v1/models")).json()["data"][0]["id"]
-        for shared in (True, False):
+        for kind in options.inputs:
             for arrange in (False, True):
-                await measure(options, servers, served, shared=shared, arrange=arrange)
+                await measure(options, servers, served, shared=kind == "shared", arrange=arrange)
 
 
 if __name__ == "__main__":
