@@ -31,6 +31,8 @@ class World:
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     with start_s3_server(tmp_path_factory.mktemp("s3")) as server:
+        host = server.endpoint.removeprefix("http://")
+        Minio(host, server.access_key, server.secret_key, secure=False).make_bucket(BUCKET)
         yield server
 
 
