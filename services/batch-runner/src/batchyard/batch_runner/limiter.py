@@ -1,0 +1,459 @@
+"""How many requests one deployment may have in flight: found by trying, and given up at the first sign of a queue.
+
+vLLM refuses nothing, it queues. So errors say little, and the limit follows what the server tells about itself
+(`/metrics`) and what it gets done. Nothing here does I/O or reads a clock: observations go in, limits come out.
+
+Without the server's own word the limit follows the latency alone, as in Netflix's concurrency-limits (gradient2,
+https://github.com/Netflix/concurrency-limits).
+"""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+_WORTHWHILE = 0.1  # of a step's relative size: what it has to bring in throughput to be kept
+_DOUBLE, _UP, _DOWN = 2.0, 1.25, 0.85
+_LEAST_WINDOW, _LONGEST_WINDOW = 0.5, 20.0  # seconds
+_LEAST_COMPLETIONS = 20
+_BUSY = 0.8  # of the limit: with less in flight, the limit is not what bounds the throughput
+_HOLD = 10.0  # seconds between two trials that brought nothing
+_BACK_OFF = 0.08  # of the limit, besides what has to wait
+_DOUBT = 1.3  # times what made the server full: with more than that and no queue, the server is another one
+_GENEROUS = 0.3  # of one request: servers with few slots would lose one of them by rounding down
+_PROBE_AFTER = 10.0  # seconds at the brink until it is tried whether there is more
+_BRINK = 0.97  # of what made the server full
+_PEAK_FADES = 30.0  # seconds in which a peak of others' load loses two thirds
+_SUDDEN = 0.1  # of what runs: a rise of others' load within one look that is people and no other runner
+_GENTLE = 0.04  # of the room: what a runner takes at a time beside others, so as to be no burst to them
+_KV_FULL, _KV_ENOUGH = 0.9, 0.86
+_SLOWER = 2.0  # times slower than at best: without metrics, this is a queue
+_BEST_FADES = 0.99  # for each window: a server may become slower for good
+_IDLE_FORGETS = 10.0  # seconds without a request after which the limit begins anew
+
+
+class Mode(StrEnum):
+    """What the limit follows."""
+
+    METRICS = "metrics"
+    LATENCY = "latency"
+
+
+class Reason(StrEnum):
+    """Why the limit is what it is."""
+
+    STARTING = "starting"
+    GROWING = "growing"
+    TRYING_LESS = "trying_less"
+    STEADY = "steady"
+    FLAT = "flat"  # more in flight brings nothing
+    IDLE = "idle"  # the limit is not what bounds the throughput
+    NEARLY_FULL = "nearly_full"  # one step below where the server last had a queue
+    LEVELLING = "levelling"  # beside others, where the server is nearly full
+    YIELDING = "yielding"  # others take the room
+    QUEUE = "queue"
+    BURST = "burst"
+    KV_CACHE = "kv_cache"
+    PREEMPTIONS = "preemptions"
+    SLOWDOWN = "slowdown"  # without metrics: answers take much longer than they did
+    THROTTLED = "throttled"
+    TIMEOUTS = "timeouts"
+
+
+CUTS = frozenset(
+    {
+        Reason.QUEUE,
+        Reason.BURST,
+        Reason.KV_CACHE,
+        Reason.PREEMPTIONS,
+        Reason.SLOWDOWN,
+        Reason.THROTTLED,
+        Reason.TIMEOUTS,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a server says about itself.
+
+    Attributes:
+        running: Requests in the batch that is being computed.
+        waiting: Requests in its queue.
+        kv_usage: Share of the KV cache that is taken, 0…1; None if it does not say.
+        preemptions: Requests that lost their place since it started; None if it does not say.
+    """
+
+    running: float
+    waiting: float
+    kv_usage: float | None = None
+    preemptions: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One look at a deployment.
+
+    Attributes:
+        now: Monotonic seconds.
+        in_flight: Requests that the limit speaks of.
+        completions: Answers since the last look.
+        tokens: Tokens generated in them; 0 where answers have none.
+        seconds: What those answers took, summed up.
+        load: None when the server does not say.
+        siblings: Requests that this process has there besides `in_flight`, through other pools.
+        throttled: 429 and 503 answers since the last look.
+        timeouts: Requests that were given up since.
+    """
+
+    now: float
+    in_flight: int
+    completions: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    load: Load | None = None
+    siblings: int = 0
+    throttled: int = 0
+    timeouts: int = 0
+
+    @property
+    def others(self) -> float:
+        """Requests that other clients have there."""
+        if self.load is None:
+            return 0.0
+        return max(0.0, self.load.running + self.load.waiting - self.in_flight - self.siblings)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What an observation led to.
+
+    Attributes:
+        limit: Requests that may be in flight from now on.
+        abort: How many of the youngest are to be taken back, since somebody else waits for their places.
+    """
+
+    limit: int
+    reason: Reason
+    abort: int = 0
+
+
+@dataclass(slots=True)
+class _Window:
+    """What was seen at one limit, from the moment at which only requests sent under it come back."""
+
+    begins: float
+    looks: int = 0
+    busy: int = 0
+    in_flight: int = 0
+    completions: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def add(self, seen: Observation, limit: float) -> None:
+        self.looks += 1
+        self.busy += seen.in_flight >= _BUSY * math.floor(limit)
+        self.in_flight += seen.in_flight
+        self.completions += seen.completions
+        self.tokens += seen.tokens
+        self.seconds += seen.seconds
+
+    @property
+    def is_busy(self) -> bool:
+        return self.busy * 2 > self.looks
+
+    @property
+    def speed(self) -> float:
+        """Work done for one request in one second: tokens, or answers where there are no tokens."""
+        return (self.tokens or self.completions) / max(self.seconds, 1e-9)
+
+    @property
+    def throughput(self) -> float:
+        """Work done in one second, by Little's law: counting what ends within a window would depend on whether a wave
+        of requests that began together ends just before or just after it."""
+        return self.speed * self.in_flight / max(self.looks, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """Another limit is being tried; `throughput` is what the one before had brought."""
+
+    before: float
+    throughput: float
+
+
+class Limiter:
+    """The limit of one deployment, between `least` and `ceiling`. Tell it what is seen about once a second."""
+
+    def __init__(self, start: int, ceiling: int, least: int = 1) -> None:
+        self._start = start
+        self._least = least
+        self._ceiling = ceiling
+        self._limit = float(min(max(start, least), ceiling))
+        self._last: Observation | None = None
+        self._latency = 0.0
+        self._patience = 0.0  # no second cut for the same reason before this moment
+        self._window: _Window | None = None
+        self._trial: _Trial | None = None
+        self._hold_until = 0.0
+        self._is_starting = True
+        self._down_next = False
+        self._best_speed = 0.0
+        self._full: float | None = None  # requests in the server when it last had a queue
+        self._full_seen = 0.0
+        self._brink_since: float | None = None
+        self._peak = 0.0  # of others' load
+        self._active_at: float | None = None
+
+    @property
+    def limit(self) -> int:
+        return max(self._least, math.floor(self._limit + _GENEROUS))
+
+    def bound(self, ceiling: int) -> None:
+        """Never pass `ceiling` from now on."""
+        self._ceiling = ceiling
+        self._limit = min(self._limit, float(ceiling))
+
+    def observe(self, seen: Observation) -> Decision:
+        """The limit from now on."""
+        before, self._last = self._last, seen
+        self._note(seen, before)
+        decision = self._cut(seen, before) or self._stay_below(seen) or self._grow(seen)
+        self._limit = min(max(self._limit, float(self._least)), float(self._ceiling))
+        return Decision(self.limit, decision.reason, decision.abort)
+
+    # --- what is remembered
+
+    def _note(self, seen: Observation, before: Observation | None) -> None:
+        if seen.completions:
+            self._latency = seen.seconds / seen.completions
+        if seen.in_flight:
+            if self._active_at is not None and seen.now - self._active_at > _IDLE_FORGETS:
+                self._begin_anew()
+            self._active_at = seen.now
+        if seen.load is not None:
+            elapsed = 0.0 if before is None else seen.now - before.now
+            self._peak = max(seen.others, self._peak * math.exp(-elapsed / _PEAK_FADES))
+        if self._full is not None and self._full > _DOUBT * self._full_seen:
+            self._full = None
+
+    def _begin_anew(self) -> None:
+        self._limit = min(self._limit, float(self._start))
+        self._full = None
+        self._is_starting = True
+        self._restart_window()
+
+    def _restart_window(self) -> None:
+        self._window = None
+        self._trial = None
+
+    # --- less
+
+    def _cut(self, seen: Observation, before: Observation | None) -> Decision | None:
+        if seen.timeouts or seen.throttled:
+            return self._cut_for_refusals(seen)
+        if seen.load is None:
+            return self._cut_for_slowness(seen)
+        return (
+            self._cut_for_burst(seen, seen.load, before)
+            or self._cut_for_queue(seen, seen.load, before)
+            or self._cut_for_memory(seen, seen.load, before)
+        )
+
+    def _cut_for_refusals(self, seen: Observation) -> Decision | None:
+        reason = Reason.TIMEOUTS if seen.timeouts else Reason.THROTTLED
+        decision = self._cut_to(seen, 0.5 * self._limit, reason)
+        if decision is not None:
+            self._is_full(float(seen.in_flight + seen.siblings) + seen.others)
+        return decision
+
+    def _cut_to(self, seen: Observation, limit: float, reason: Reason) -> Decision | None:
+        """Cut once; what is in flight has to come back before the server can show that it was enough."""
+        if seen.now < self._patience:
+            return None
+        self._limit = min(self._limit, max(limit, self._least))
+        self._patience = seen.now + min(max(self._latency, 1.0), 10.0)
+        self._settle_after_cut(seen)
+        return Decision(self.limit, reason)
+
+    def _settle_after_cut(self, seen: Observation) -> None:
+        self._is_starting = False
+        self._restart_window()
+        self._hold_until = max(self._hold_until, seen.now + max(2.0, min(self._latency, 5.0)))
+
+    def _cut_for_burst(self, seen: Observation, load: Load, before: Observation | None) -> Decision | None:
+        """Others came and wait: give them the places at once, and those back that have cost the least so far."""
+        if before is None or before.load is None or load.waiting < 1:
+            return None
+        rise = seen.others - before.others
+        if rise < max(2.0, _SUDDEN * load.running) or load.waiting <= _queue_target(load):
+            return None
+        needed = min(load.waiting, rise)
+        self._is_full(load.running)
+        self._limit = max(float(self._least), min(self._limit, seen.in_flight - needed))
+        self._settle_after_cut(seen)
+        return Decision(self.limit, Reason.BURST, abort=max(0, min(math.ceil(needed), seen.in_flight - self.limit)))
+
+    def _cut_for_queue(self, seen: Observation, load: Load, before: Observation | None) -> Decision | None:
+        target = _queue_target(load)
+        lasts = before is not None and before.load is not None and before.load.waiting > target
+        if load.waiting <= target or not (lasts or load.waiting > 4 * target):
+            return None
+        if seen.in_flight > self.limit and lasts:
+            return Decision(self.limit, Reason.QUEUE)  # what is too much is on its way out
+        self._is_full(load.running)
+        # Who has more gives more: so several runners come to equal shares.
+        share = min(1.0, seen.in_flight / max(load.running + load.waiting, 1.0))
+        bearable = seen.in_flight - share * load.waiting
+        self._limit = max(float(self._least), min(self._limit, (1.0 - _BACK_OFF * share) * bearable))
+        self._settle_after_cut(seen)
+        # Of our own, the youngest are those that wait: nothing is lost by taking them back.
+        abort = math.ceil(share * (load.waiting - target)) if load.waiting > 4 * target else 0
+        return Decision(self.limit, Reason.QUEUE, abort=max(0, min(abort, seen.in_flight - self.limit)))
+
+    def _cut_for_memory(self, seen: Observation, load: Load, before: Observation | None) -> Decision | None:
+        preempted = 0.0
+        if before is not None and before.load is not None:
+            preempted = (load.preemptions or 0.0) - (before.load.preemptions or 0.0)
+        if preempted <= 0 and (load.kv_usage or 0.0) <= _KV_FULL:
+            return None
+        reason, factor = (Reason.PREEMPTIONS, 0.8) if preempted > 0 else (Reason.KV_CACHE, 0.95)
+        decision = self._cut_to(seen, factor * min(self._limit, seen.in_flight), reason)
+        if decision is not None:
+            self._is_full(load.running)
+        return decision
+
+    def _cut_for_slowness(self, seen: Observation) -> Decision | None:
+        window = self._window
+        if window is None or not self._best_speed or window.completions < _LEAST_COMPLETIONS:
+            return None
+        gradient = _SLOWER * window.speed / self._best_speed
+        if gradient >= 1:
+            return None
+        return self._cut_to(seen, max(0.5, gradient) * self._limit, Reason.SLOWDOWN)
+
+    def _is_full(self, requests: float) -> None:
+        """So many requests are too many for the server, or just enough."""
+        self._full = self._full_seen = max(1.0, requests)
+        self._brink_since = None
+
+    # --- room for others
+
+    def _stay_below(self, seen: Observation) -> Decision | None:
+        """Where the server is known to be full, stay below, and leave free what others have taken lately."""
+        if self._full is None:
+            return None
+        queues = seen.load is not None and seen.load.waiting > _queue_target(seen.load) / 2
+        if queues and seen.load is not None:
+            self._full = min(self._full, seen.load.running)
+            self._brink_since = None
+        reserve = max(0.0, self._peak - seen.others)
+        room = _BRINK * self._full - seen.others - seen.siblings - reserve
+        if math.floor(room + _GENEROUS) > self.limit:
+            return None if seen.now < self._hold_until else self._fill(seen, room)
+        if self._brink_since is None:
+            self._brink_since = seen.now
+        if reserve >= 1 and not queues:
+            return Decision(self.limit, Reason.YIELDING)
+        if queues or seen.others > 1:
+            return self._level(seen, queues)
+        if seen.now - self._brink_since > _PROBE_AFTER:
+            self._full *= 1 + _GENTLE
+        return Decision(self.limit, Reason.NEARLY_FULL)
+
+    def _level(self, seen: Observation, queues: bool) -> Decision:
+        """At the brink: a little more while nothing waits, a little less when something does. Who has more gains less
+        and gives more, so runners that know nothing of each other come to equal shares."""
+        share = self._limit / (self._limit + seen.others)
+        step = _GENTLE * (self._limit + seen.others)
+        if queues:
+            self._limit -= step * share
+        elif seen.in_flight >= _BUSY * self.limit:
+            self._limit += step * (1 - share)
+        return Decision(self.limit, Reason.LEVELLING)
+
+    def _fill(self, seen: Observation, room: float) -> Decision:
+        """Take what is free; who has less than others takes more, so that several runners come to equal shares."""
+        if seen.in_flight < _BUSY * self.limit:
+            return Decision(self.limit, Reason.IDLE)
+        alone = self._limit / (self._limit + seen.others)
+        pace = 2 * _GENTLE * (1.0 - alone) if seen.others > 1 else _UP - 1
+        step = max(1.0, pace * (room + seen.others))
+        self._limit = min(self._limit + step, room)
+        return Decision(self.limit, Reason.GROWING)
+
+    # --- more, as long as it brings more
+
+    def _grow(self, seen: Observation) -> Decision:
+        if seen.load is not None and _is_nearly_full(seen.load):
+            self._restart_window()
+            return Decision(self.limit, Reason.NEARLY_FULL)
+        if seen.now < self._hold_until and self._trial is None:
+            return Decision(self.limit, Reason.FLAT if self._full is None else Reason.STEADY)
+        if self._window is None:
+            self._window = _Window(begins=seen.now + (min(self._latency, _LONGEST_WINDOW) if self._trial else 0.0))
+            return Decision(self.limit, Reason.STARTING if self._is_starting else Reason.STEADY)
+        window = self._window
+        if seen.now <= window.begins:
+            return Decision(self.limit, Reason.STEADY)
+        window.add(seen, self._limit)
+        if not self._is_measured(window, seen.now):
+            return Decision(self.limit, Reason.STEADY)
+        self._window = None
+        if not window.is_busy:
+            return self._without_need()
+        self._best_speed = max(self._best_speed * _BEST_FADES, window.speed)
+        return self._judge(window.throughput, seen)
+
+    def _is_measured(self, window: _Window, now: float) -> bool:
+        length = now - window.begins
+        if window.completions and length >= _LONGEST_WINDOW:
+            return True
+        enough = window.completions >= min(max(_LEAST_COMPLETIONS, self.limit), 200) or not window.is_busy
+        return enough and length >= max(_LEAST_WINDOW, min(self._latency, _LONGEST_WINDOW))
+
+    def _without_need(self) -> Decision:
+        """There were too few requests to tell anything."""
+        if self._trial is not None:
+            self._limit, self._trial = self._trial.before, None
+        return Decision(self.limit, Reason.IDLE)
+
+    def _judge(self, throughput: float, seen: Observation) -> Decision:
+        trial, self._trial = self._trial, None
+        if trial is None:
+            return self._try(throughput, seen)
+        needed = _WORTHWHILE * math.log(self._limit / trial.before)
+        if math.log(max(throughput, 1e-9) / max(trial.throughput, 1e-9)) > needed:
+            self._down_next = self._limit < trial.before
+            return self._try(throughput, seen)
+        self._is_starting = False
+        self._down_next = self._limit > trial.before
+        self._limit = trial.before
+        self._hold_until = seen.now + _HOLD
+        return Decision(self.limit, Reason.FLAT)
+
+    def _try(self, throughput: float, seen: Observation) -> Decision:
+        """Another limit for a while: is its throughput worth it?"""
+        before = self._limit
+        if seen.others > 1:
+            self._limit = before + max(1.0, min((_UP - 1) * before, _GENTLE * (before + seen.others)))
+        elif self._is_starting:
+            self._limit = before * _DOUBLE
+        elif self._down_next or before >= self._ceiling:
+            self._limit = min(before * _DOWN, before - 1)
+        else:
+            self._limit = max(before * _UP, before + 1)
+        self._limit = min(max(self._limit, float(self._least)), float(self._ceiling))
+        if self._limit == before:
+            self._down_next = not self._down_next
+            return Decision(self.limit, Reason.STEADY)
+        self._trial = _Trial(before, throughput)
+        return Decision(self.limit, Reason.GROWING if self._limit > before else Reason.TRYING_LESS)
+
+
+def _queue_target(load: Load) -> float:
+    """Requests that may wait: between two steps of the engine, those that have just come do."""
+    return max(2.0, 0.05 * load.running)
+
+
+def _is_nearly_full(load: Load) -> bool:
+    return load.waiting > _queue_target(load) or (load.kv_usage or 0.0) > _KV_ENOUGH

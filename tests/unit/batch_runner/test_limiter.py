@@ -1,0 +1,233 @@
+"""The limit of a deployment, against servers in simulated time: it is found, kept, given up and shared."""
+
+import random
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchyard.batch_runner.limiter import CUTS, Limiter, Load, Observation, Reason
+from support.continuous_batching import Batch, Foreground, Server, simulate
+
+SEEDS = range(6)
+CEILING = 512
+PERIOD = 0.5
+
+
+def runner(server: Server, seed: int, start: int = 32, **more: object) -> Batch:
+    return Batch(server, Limiter(start, CEILING), random.Random(seed), period=PERIOD, **more)  # type: ignore[arg-type]
+
+
+SERVERS = {
+    "64 slots": Server(slots=64),
+    "256 slots": Server(slots=256),
+    "8 slots": Server(slots=8),
+    "slow": Server(slots=64, step=0.05),
+    "a knee at 64": Server(slots=256, knee=64),
+    "KV cache": Server(slots=256, kv_tokens=10_000),
+}
+
+
+def fresh(name: str) -> Server:
+    known = SERVERS[name]
+    return Server(known.slots, known.knee, known.step, known.kv_tokens)
+
+
+@pytest.mark.parametrize("seed", SEEDS[:2])
+@pytest.mark.parametrize("start", [4, 32, 400])
+@pytest.mark.parametrize("name", SERVERS)
+def test_the_best_throughput_is_found_from_below_and_from_above(name: str, start: int, seed: int) -> None:
+    server = fresh(name)
+    batch = runner(server, seed, start, prompt=100 if name == "KV cache" else 0)
+    simulate(server, [batch], 60)
+    since = server.now
+    simulate(server, [batch], 110)
+    assert batch.throughput(since) >= 0.9 * server.best(batch.tokens, batch.prompt) * (
+        0.95 if name == "KV cache" else 1
+    )
+
+
+@pytest.mark.parametrize("seed", SEEDS[:4])
+@pytest.mark.parametrize("name", ["64 slots", "256 slots", "a knee at 64"])
+def test_it_is_found_without_metrics_too(name: str, seed: int) -> None:
+    server = fresh(name)
+    batch = runner(server, seed, has_metrics=False)
+    simulate(server, [batch], 60)
+    since = server.now
+    simulate(server, [batch], 150)
+    assert batch.throughput(since) >= 0.9 * server.best(batch.tokens)
+    assert batch.limiter.limit < 4 * min(server.slots, server.knee), "and is not passed by far"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("factor", [0.5, 2])
+def test_a_server_of_another_capacity_is_found_out(factor: float, seed: int) -> None:
+    server = Server(slots=64)
+    batch = runner(server, seed)
+    simulate(server, [batch], 60)
+    server.slots = int(64 * factor)
+    simulate(server, [batch], 120)
+    since = server.now
+    simulate(server, [batch], 180)
+    assert batch.throughput(since) >= 0.9 * server.best(batch.tokens)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("name", ["64 slots", "256 slots", "KV cache"])
+def test_two_runners_share_a_server_evenly(name: str, seed: int) -> None:
+    server = fresh(name)
+    prompt = 100 if name == "KV cache" else 0
+    first = runner(server, seed, prompt=prompt)
+    second = runner(server, 1000 + seed, prompt=prompt, begins=20.0)
+    simulate(server, [first, second], 120)
+    since = server.now
+    simulate(server, [first, second], 300)
+    shares = [first.throughput(since), second.throughput(since)]
+    assert max(shares) <= 1.25 * min(shares), shares
+    assert sum(shares) >= 0.85 * server.best(100, prompt)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("name", ["64 slots", "256 slots", "8 slots"])
+def test_no_queue_lasts(name: str, seed: int) -> None:
+    server = fresh(name)
+    batch = runner(server, seed, start=200)
+    simulate(server, [batch], 120)
+    target = max(2.0, 0.05 * server.slots)
+    longest = run = 0
+    for _, load in batch.loads:
+        run = run + 1 if load.waiting > target else 0
+        longest = max(longest, run)
+    assert longest <= 6, "three seconds"
+
+
+@given(
+    slots=st.integers(4, 200),
+    step=st.floats(0.005, 0.03),
+    spread=st.floats(0, 0.9),
+    start=st.integers(1, 300),
+    seed=st.integers(0, 10**6),
+)
+@settings(max_examples=25, deadline=None)
+def test_noise_does_not_make_it_collapse(slots: int, step: float, spread: float, start: int, seed: int) -> None:
+    server = Server(slots=slots, step=step)
+    batch = runner(server, seed, start, spread=spread)
+    simulate(server, [batch], 60)
+    since = server.now
+    simulate(server, [batch], 120)
+    assert batch.throughput(since) >= 0.8 * server.best(batch.tokens)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_foreground_keeps_its_latency(seed: int) -> None:
+    alone = Server(slots=64)
+    people = Foreground(alone)
+    simulate(alone, [people], 120)
+    server = Server(slots=64)
+    batch, guests = runner(server, seed, spread=0.3), Foreground(server)
+    simulate(server, [batch, guests], 120)
+    assert guests.quantile(0.99) <= 1.25 * people.quantile(0.99)
+    assert batch.throughput(10) >= 0.7 * server.best(batch.tokens), "and the batch has the rest"
+
+
+@pytest.mark.parametrize("seed", SEEDS[:4])
+def test_a_server_that_refuses_is_given_less_than_it_refuses_at(seed: int) -> None:
+    server = Server(slots=64, refuses_above=50)
+    batch = runner(server, seed)
+    simulate(server, [batch], 60)
+    since, refused = server.now, sum(d.reason is Reason.THROTTLED for _, d in batch.decisions)
+    simulate(server, [batch], 120)
+    assert batch.throughput(since) >= 0.8 * 50 / server.step
+    assert sum(d.reason is Reason.THROTTLED for _, d in batch.decisions) - refused <= 8
+
+
+# --- single decisions
+
+
+def looks(limiter: Limiter, *seen: Observation) -> list[tuple[int, Reason, int]]:
+    return [(found.limit, found.reason, found.abort) for found in map(limiter.observe, seen)]
+
+
+@pytest.mark.parametrize(
+    ("after", "reason"),
+    [
+        (Observation(1.0, 32, throttled=1), Reason.THROTTLED),
+        (Observation(1.0, 32, timeouts=1), Reason.TIMEOUTS),
+        (Observation(1.0, 32, load=Load(32, 30)), Reason.BURST),
+        (Observation(1.0, 32, load=Load(16, 16)), Reason.QUEUE),
+        (Observation(1.0, 32, load=Load(32, 0, kv_usage=0.95)), Reason.KV_CACHE),
+        (Observation(1.0, 32, load=Load(32, 0, preemptions=3)), Reason.PREEMPTIONS),
+    ],
+)
+def test_every_sign_of_too_much_cuts(after: Observation, reason: Reason) -> None:
+    limiter = Limiter(32, CEILING)
+    (_, (limit, why, _)) = looks(limiter, Observation(0.0, 32, load=Load(32, 0, 0.1, 0)), after)
+    assert why is reason
+    assert reason in CUTS
+    assert limit < 32
+
+
+def test_others_who_wait_get_the_youngest_places() -> None:
+    limiter = Limiter(64, CEILING)
+    before, burst = Observation(0.0, 64, load=Load(64, 0)), Observation(0.5, 64, load=Load(64, 10))
+    assert looks(limiter, before, burst)[1] == (54, Reason.BURST, 10)
+
+
+def test_a_long_queue_of_our_own_is_taken_back() -> None:
+    limiter = Limiter(64, CEILING)
+    found = looks(limiter, Observation(0.0, 32, load=Load(32, 0)), Observation(0.5, 64, load=Load(32, 32)))
+    assert found[1] == (29, Reason.QUEUE, 30)
+
+
+def test_a_short_queue_runs_out_by_itself() -> None:
+    limiter = Limiter(40, CEILING)
+    seen = [Observation(at / 2, 37, load=Load(32, 5)) for at in range(2)]
+    assert looks(limiter, *seen)[1] == (29, Reason.QUEUE, 0)
+
+
+def test_one_cut_has_to_show_its_effect_before_the_next() -> None:
+    limiter = Limiter(64, CEILING)
+    found = looks(limiter, *(Observation(at / 10, 64, throttled=5) for at in range(5)))
+    assert {limit for limit, _, _ in found} == {32}
+
+
+@given(st.lists(st.tuples(st.integers(0, 600), st.integers(0, 50), st.floats(0, 90), st.booleans()), max_size=60))
+def test_the_limit_stays_within_its_bounds_whatever_is_seen(seen: list[tuple[int, int, float, bool]]) -> None:
+    limiter = Limiter(32, 48, least=2)
+    for at, (in_flight, completions, seconds, has_load) in enumerate(seen):
+        load = Load(in_flight / 2, seconds, seconds / 90, at) if has_load else None
+        found = limiter.observe(Observation(at / 2, in_flight, completions, 0, seconds, load, throttled=at % 7 == 3))
+        assert 2 <= found.limit <= 48
+        assert 0 <= found.abort <= in_flight
+
+
+def test_a_lower_ceiling_holds_at_once() -> None:
+    limiter = Limiter(32, CEILING)
+    limiter.bound(8)
+    assert limiter.limit == 8
+    assert looks(limiter, Observation(0.0, 8, load=Load(8, 0)))[0][0] == 8
+
+
+def test_a_deployment_that_was_left_alone_is_begun_anew() -> None:
+    server = Server(slots=256)
+    batch = runner(server, 1)
+    simulate(server, [batch], 30)
+    assert batch.limiter.limit > 200
+    found = batch.limiter.observe(Observation(server.now + 60, 1, load=Load(1, 0)))
+    assert found.limit == 32
+
+
+def test_too_few_requests_tell_nothing() -> None:
+    limiter = Limiter(32, CEILING)
+    seen = [Observation(at / 2, 3, 30, 0, 3.0, Load(3, 0)) for at in range(60)]
+    assert {found.limit for found in map(limiter.observe, seen)} == {32}
+
+
+def test_beside_others_it_grows_by_steps_that_are_no_burst_to_them() -> None:
+    server = Server(slots=64)
+    first, second = runner(server, 1), runner(server, 2, begins=15.0)
+    simulate(server, [first, second], 200)
+    steps = [after[1].limit - now[1].limit for now, after in pairwise(second.decisions) if now[0] > 20]
+    assert max(steps) <= 0.1 * server.slots
+    assert not any(found.reason is Reason.BURST for at, found in first.decisions if at > 30)
