@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from batchyard.batch_runner.fairness import Claim
+from batchyard.batch_runner.flight import Flight
 from batchyard.batch_runner.pool import Pool, PoolRetired
 from batchyard.batch_runner.upstream import Answer
 from batchyard.common.clock import SystemClock
@@ -23,6 +24,9 @@ class Servers:
         raise AssertionError("a pool sends nothing")
 
     async def models(self, deployment: Deployment) -> list[str] | None:
+        return None
+
+    async def metrics(self, deployment: Deployment) -> str | None:
         return None
 
     async def is_alive(self, deployment: Deployment) -> bool:
@@ -195,6 +199,45 @@ async def test_a_deployment_that_asks_for_rest_gets_it(servers: Servers) -> None
     began = asyncio.get_running_loop().time()
     await asyncio.wait_for(pool.acquire(), 5)
     assert asyncio.get_running_loop().time() - began >= 0.05
+
+
+async def test_a_deployment_gets_no_more_requests_in_a_minute_than_it_may(servers: Servers) -> None:
+    limited = Deployment(id="a", pool="m", model="m", base_url="http://a", rpm=1200)
+    pool = Pool("m", [limited], 9, servers, SystemClock(), 0.01)
+
+    async def line() -> None:
+        member = await pool.acquire()
+        with Flight(member.flights, SystemClock()):
+            pass
+        pool.release(member)
+
+    began = asyncio.get_running_loop().time()
+    await asyncio.wait_for(asyncio.gather(*(line() for _ in range(30))), 5)
+    assert asyncio.get_running_loop().time() - began >= 0.45, "20 at once, then 20 in a second"
+    await pool.close()
+
+
+async def test_a_deployment_with_a_queue_counts_as_more_loaded(pool: Pool) -> None:
+    a, _ = pool.members
+    a.queue = 5.0
+    assert await take(pool, 2) == ["b", "b"]
+    assert await take(pool, 1) == ["a"], "rather than none"
+
+
+async def test_the_search_for_a_limit_begins_low_and_stays_below_the_ceiling(servers: Servers) -> None:
+    pool = Pool("m", [deployment("a", 100), deployment("b", 4)], 9, servers, SystemClock(), 0.01, start_limit=32)
+    assert [member.limit for member in pool.members] == [32, 4]
+    assert pool.capacity == 104
+    pool.update([deployment("a", 8), deployment("b", 50)])
+    assert [member.limit for member in pool.members] == [8, 4], "what was found is kept, the ceiling holds"
+
+
+async def test_a_higher_limit_lets_waiters_in(pool: Pool) -> None:
+    await take(pool, 4)
+    waiting = asyncio.create_task(pool.acquire())
+    await asyncio.sleep(0)
+    pool.drive(pool.members[1], 3)
+    assert (await asyncio.wait_for(waiting, 1)).deployment.id == "b"
 
 
 class SlowClock(SystemClock):

@@ -25,6 +25,7 @@ from batchyard.common.contracts.batches import (
     ValidateBatch,
 )
 from batchyard.common.contracts.billing import GetSpend, LedgerPage, SpendGroup, SpendReport, SummarizeSpend
+from batchyard.common.contracts.fleet import DeploymentCounters, DeploymentState, FleetState, GetFleet
 from batchyard.common.contracts.health import CheckBatchRunner, CheckBilling, CheckHealth, Health
 from batchyard.common.contracts.models import ListModels, Model, ModelList
 from batchyard.common.errors import ApiError
@@ -46,6 +47,31 @@ MODELS = ModelList(
         Model(id="llama", created=1, owned_by="vllm"),
         Model(id="meta-llama/Llama-3.1-8B Instruct", created=1, owned_by="vllm"),
     ]
+)
+FLEET = FleetState(
+    runner="here-1",
+    data=[
+        DeploymentState(
+            id="d",
+            model="llama",
+            api_base="http://gpu",
+            status="up",
+            limit=32,
+            max_parallel_requests=512,
+            in_flight=3,
+            counters=DeploymentCounters(
+                requests=5,
+                answered=2,
+                refused=0,
+                failed=0,
+                throttled=0,
+                timed_out=0,
+                taken_back=0,
+                tokens=7,
+                tokens_lost=0,
+            ),
+        )
+    ],
 )
 NO_SPEND = SpendGroup(
     group=None,
@@ -108,6 +134,7 @@ def batch_runner(recorder: Recorder) -> CommandRouter:
     router.on(ValidateBatch, recorder.handler(VALIDATION))
     router.on(ListBatches, recorder.handler(BatchPage(data=[BATCH], first_id=BATCH.id, last_id=BATCH.id)))
     router.on(ListModels, recorder.handler(MODELS))
+    router.on(GetFleet, recorder.handler(FLEET))
     router.on(CheckBatchRunner, _health("batch-runner"))
     return router
 

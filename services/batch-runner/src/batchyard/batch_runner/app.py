@@ -12,6 +12,7 @@ from batchyard.batch_runner.attempt import Attempts
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.batches import Batches
 from batchyard.batch_runner.claims import Claims
+from batchyard.batch_runner.control import Control
 from batchyard.batch_runner.creation import Creation
 from batchyard.batch_runner.dry_run import DryRun
 from batchyard.batch_runner.fleet import Fleet
@@ -70,6 +71,7 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
         stepper = Stepper(store, fleet, natives, results, settings, clock)
         attempts = Attempts(upstream, policy, clock, rng)
         worker = Worker(store, fleet, natives, attempts, settings, clock)
+        control = Control(fleet, upstream, clock, rng, settings.control_interval)
         steps = steps_consumer(settings)
         checks: dict[str, Check] = {
             "nats": messaging.check,
@@ -82,7 +84,7 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
             creation = Creation(store, claims, batches, fleet, commands, clock)
             dry_run = DryRun(objects, fleet, natives, commands, settings)
             retries = Retries(store, claims, batches, commands, clock)
-            messaging.broker.include_router(command_router(batches, creation, dry_run, retries, fleet, health))
+            messaging.broker.include_router(command_router(batches, creation, dry_run, retries, fleet, health, clock))
             pools = PoolLoops(messaging.js, settings, worker.handle)
             pools.serve(fleet.pools, natives.pools)
 
@@ -92,7 +94,8 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
                 pools.serve(fleet.pools, natives.pools)
 
             async with following_config(settings, config, stop, use):
-                await _work(settings, messaging, stepper, worker, pools, Reconciler(store, settings, clock), stop)
+                reconciler = Reconciler(store, settings, clock)
+                await _work(settings, messaging, stepper, worker, pools, reconciler, control, stop)
 
 
 async def _work(
@@ -102,6 +105,7 @@ async def _work(
     worker: Worker,
     pools: PoolLoops,
     reconciler: Reconciler,
+    control: Control,
     stop: asyncio.Event,
 ) -> None:
     async def move(data: bytes) -> Done | Later:
@@ -122,6 +126,7 @@ async def _work(
         tasks.create_task(pools.run(stop))
         tasks.create_task(worker.watch(stop))
         tasks.create_task(reconciler.run(stop))
+        tasks.create_task(control.run(stop))
         await stop.wait()
         worker.shut_down()
 

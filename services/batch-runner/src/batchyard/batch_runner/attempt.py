@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from batchyard.batch_runner.fairness import Claim
+from batchyard.batch_runner.flight import Flight
 from batchyard.batch_runner.lines import (
     RequestLine,
     Tokens,
@@ -22,6 +23,7 @@ from batchyard.batch_runner.upstream import Answer, Broken, NotSent, TimedOut, T
 from batchyard.common.clock import Clock
 
 _SERVER_ERRORS = frozenset({500, 502, 503, 504})
+_TOO_MUCH = frozenset({THROTTLED, 503})
 _THROTTLED_REST = 0.5
 _CODES = {
     Failure.UNREACHABLE: "server_unreachable",
@@ -63,6 +65,11 @@ class _Failed:
     answer: Answer | None = None
     retry_after: float | None = None
 
+    @property
+    def is_throttled(self) -> bool:
+        """Whether the server says that it has too much to do."""
+        return self.answer is not None and self.answer.status in _TOO_MUCH
+
 
 class Attempts:
     """Brings lines to results: chooses a deployment, sends, and tries again within the policy."""
@@ -93,10 +100,9 @@ class Attempts:
             if stopped():
                 pool.release(member, job.claim)
                 return None
-            try:
-                outcome = await self._send(job, member)
-            finally:
-                pool.release(member, job.claim)
+            outcome = await self._fly(job, member, pool)
+            if outcome is None:
+                continue
             if isinstance(outcome, Result):
                 pool.succeeded(member)
                 return outcome
@@ -111,6 +117,20 @@ class Attempts:
             else:
                 pool.failed(member)
             await asyncio.sleep(self._policy.delay(spent, self._rng))
+
+    async def _fly(self, job: LineJob, member: Member, pool: Pool) -> Result | _Failed | None:
+        """What an attempt came to; None for one that was taken back, which has cost the line nothing."""
+        outcome: Result | _Failed | None = None
+        try:
+            with Flight(member.flights, self._clock) as flight:
+                outcome = await self._send(job, member)
+                if isinstance(outcome, Result):
+                    flight.ended(outcome.tokens, is_refused=outcome.kind is Kind.FAILED)
+                else:
+                    flight.failed(throttled=outcome.is_throttled, timed_out=outcome.failure is Failure.TIMED_OUT)
+        finally:
+            pool.release(member, job.claim)
+        return outcome
 
     async def _send(self, job: LineJob, member: Member) -> Result | _Failed:
         deployment = member.deployment

@@ -69,6 +69,11 @@ class Fleet:
             data=[Model(id=name, created=_STARTED, owned_by="hosted_vllm") for name in dict.fromkeys(names)]
         )
 
+    def in_flight(self, base_url: str) -> int:
+        """Requests that this process has on a server, through whichever pools."""
+        members = (member for pool in self.pools.values() for member in pool.members)
+        return sum(member.in_flight for member in members if member.deployment.base_url == base_url)
+
     async def close(self) -> None:
         for pool in self.pools.values():
             await pool.close()
@@ -84,6 +89,7 @@ class Fleet:
                     self._clock,
                     self._settings.probe_interval,
                     self._settings.head_start,
+                    self._settings.initial_parallel_requests if self._settings.adaptive_concurrency else None,
                 )
 
     async def _served_by(self, deployments: tuple[Deployment, ...]) -> list[tuple[Deployment, list[str] | None]]:

@@ -5,7 +5,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from batchyard.batch_runner.allowance import Allowance
 from batchyard.batch_runner.fairness import Claim, FairQueue, Share
+from batchyard.batch_runner.flight import Flights
+from batchyard.batch_runner.steering import Steering
 from batchyard.batch_runner.upstream import Upstream
 from batchyard.common.clock import Clock
 from batchyard.common.config import Deployment
@@ -28,7 +31,11 @@ class Member:
     """One deployment as this process sees it.
 
     Attributes:
-        limit: Requests in flight at most.
+        ceiling: Requests in flight at most, whatever it seems to take.
+        limit: Requests in flight at most for now.
+        flights: What is in flight, and what has been.
+        steering: How the limit is found; None if it is not looked for.
+        queue: Requests, of whomever, that waited there when it was last looked at.
         down: Whether it does not answer; nothing is sent until a probe says otherwise.
         failures: Attempts that failed since the last that did not.
         rests_until: Monotonic second until which nothing is sent because the server asked for it.
@@ -36,8 +43,12 @@ class Member:
     """
 
     deployment: Deployment
+    ceiling: int
     limit: int
+    flights: Flights
+    steering: Steering | None = None
     in_flight: int = 0
+    queue: float = 0.0
     down: bool = False
     failures: int = 0
     rests_until: float = 0.0
@@ -45,11 +56,22 @@ class Member:
     probe: asyncio.Task[bool] | None = field(default=None, repr=False)
 
     def is_open(self, now: float) -> bool:
-        return not self.down and self.in_flight < self.limit and self.rests_until <= now
+        return self._has_room(now) and self.allowed_in(now) == 0.0
+
+    def opens_in(self, now: float) -> float | None:
+        """Seconds after which it may be sent something, if nothing but its allowance is in the way; else None."""
+        return self.allowed_in(now) if self._has_room(now) else None
+
+    def allowed_in(self, now: float) -> float:
+        allowance = self.flights.allowance
+        return 0.0 if allowance.is_unlimited else allowance.closed_for(now)
 
     @property
     def load(self) -> float:
-        return self.in_flight / self.deployment.weight
+        return (self.in_flight + self.queue) / self.deployment.weight
+
+    def _has_room(self, now: float) -> bool:
+        return not self.down and self.in_flight < self.limit and self.rests_until <= now
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +87,10 @@ class Pool:
 
     When every deployment is down the waiters wait: a server that is being restarted fails no line. `close` ends the
     probes. Deployments may come and go (`update`). All state belongs to one event loop.
+
+    Args:
+        default_limit: Requests in flight at most to a deployment that has no `max_parallel_requests`.
+        start_limit: Where the search for each deployment's own limit begins; None for no search.
     """
 
     def __init__(
@@ -76,6 +102,7 @@ class Pool:
         clock: Clock,
         probe_interval: float,
         head_start: int = 0,
+        start_limit: int | None = None,
     ) -> None:
         self.name = name
         self.members: list[Member] = []
@@ -84,6 +111,8 @@ class Pool:
         self._upstream = upstream
         self._clock = clock
         self._probe_interval = probe_interval
+        self._start_limit = start_limit
+        self._opening: asyncio.TimerHandle | None = None
         self._waiters: FairQueue[_Waiter] = FairQueue(head_start)
         self._nobody = FairQueue[_Waiter](0).open("", "")
         self._watches: dict[asyncio.Task[None], Member] = {}
@@ -95,9 +124,8 @@ class Pool:
         before = {(member.deployment.id, member.deployment.base_url): member for member in self.members}
         members = []
         for deployment in deployments:
-            limit = deployment.max_parallel_requests or self._default_limit
-            member = before.pop((deployment.id, deployment.base_url), None) or Member(deployment, limit)
-            member.deployment, member.limit = deployment, limit
+            member = before.pop((deployment.id, deployment.base_url), None) or self._new_member(deployment)
+            self._refresh(member, deployment)
             members.append(member)
         for member in before.values():
             member.removed = True
@@ -106,6 +134,26 @@ class Pool:
                 watch.cancel()
         self.members = members
         self._wake()
+
+    def _new_member(self, deployment: Deployment) -> Member:
+        ceiling = deployment.max_parallel_requests or self._default_limit
+        flights = Flights(Allowance(deployment.rpm, deployment.tpm, self._clock.monotonic()))
+        if self._start_limit is None:
+            return Member(deployment, ceiling, ceiling, flights)
+        steering = Steering(self._start_limit, ceiling)
+        return Member(deployment, ceiling, steering.limit, flights, steering)
+
+    def _refresh(self, member: Member, deployment: Deployment) -> None:
+        """Go over to what the configuration says of it now."""
+        member.deployment = deployment
+        member.ceiling = deployment.max_parallel_requests or self._default_limit
+        if not member.flights.allowance.is_of(deployment.rpm, deployment.tpm):
+            member.flights.allowance = Allowance(deployment.rpm, deployment.tpm, self._clock.monotonic())
+        if member.steering is None:
+            member.limit = member.ceiling
+        else:
+            member.steering.bound(member.ceiling)
+            member.limit = member.steering.limit
 
     def retire(self) -> None:
         """Hand out nothing any more: whoever waits or comes gets PoolRetired."""
@@ -117,8 +165,8 @@ class Pool:
 
     @property
     def capacity(self) -> int:
-        """Requests that may be in flight to all deployments together."""
-        return sum(member.limit for member in self.members)
+        """Requests that may ever be in flight to all deployments together."""
+        return sum(member.ceiling for member in self.members)
 
     @property
     def is_down(self) -> bool:
@@ -164,6 +212,11 @@ class Pool:
     def release(self, member: Member, claim: Claim | None = None) -> None:
         member.in_flight -= 1
         self._waiters.give_back((claim or self._nobody).share)
+        self._wake()
+
+    def drive(self, member: Member, limit: int) -> None:
+        """Let a deployment have so many requests in flight from now on."""
+        member.limit = limit
         self._wake()
 
     def succeeded(self, member: Member) -> None:
@@ -219,6 +272,8 @@ class Pool:
         watch.add_done_callback(self._watches.pop)
 
     async def close(self) -> None:
+        if self._opening is not None:
+            self._opening.cancel()
         probes = [member.probe for member in self.members if member.probe is not None]
         await end((*self._watches, *probes))
 
@@ -236,8 +291,22 @@ class Pool:
     def _choose(self, avoid: Member | None = None) -> Member | None:
         now = self._clock.monotonic()
         members = [member for member in self.members if member.is_open(now)]
+        if not members:
+            self._look_again_when_allowed(now)
+            return None
         preferred = [member for member in members if member is not avoid] or members
-        return min(preferred, key=lambda member: member.load) if preferred else None
+        return min(preferred, key=lambda member: member.load)
+
+    def _look_again_when_allowed(self, now: float) -> None:
+        """Wake the waiters once `rpm` or `tpm` lets a deployment have another request."""
+        waits = [wait for member in self.members if (wait := member.opens_in(now)) is not None]
+        if waits and self._opening is None:
+            delay = max(min(waits), _LEAST_WAIT)
+            self._opening = asyncio.get_running_loop().call_later(delay, self._allowed)
+
+    def _allowed(self) -> None:
+        self._opening = None
+        self._wake()
 
     def _wake(self) -> None:
         """Give the places that are free to those whose turn it is."""
@@ -250,5 +319,6 @@ class Pool:
 
     def _placed(self, member: Member, share: Share) -> Member:
         member.in_flight += 1
+        member.flights.allowance.take(self._clock.monotonic())
         self._waiters.take(share)
         return member

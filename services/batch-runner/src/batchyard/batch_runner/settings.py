@@ -41,7 +41,18 @@ class RunnerSettings(Settings):
         default=True,
         description="whether lines that begin alike are sent one after another, and to the same deployment",
     )
-    max_parallel_requests: int = Field(default=128, ge=1, description="requests in flight to one deployment")
+    max_parallel_requests: int = Field(default=512, ge=1, description="requests in flight to one deployment at most")
+    adaptive_concurrency: bool = Field(
+        default=True,
+        description="whether to find by trying how many requests a deployment takes, and to make way for others; "
+        "otherwise it always gets as many as it may have",
+    )
+    initial_parallel_requests: int = Field(
+        default=32, ge=1, description="requests in flight to one deployment with which the search begins"
+    )
+    control_interval: float = Field(
+        default=0.5, gt=0, description="seconds between two looks at a deployment's `/metrics`"
+    )
     request_timeout: float = Field(default=600.0, gt=0, description="seconds for one answer")
     max_response_bytes: int = Field(default=16 * MIB, ge=1024, description="bytes of one answer at most")
     max_attempts: int = Field(default=5, ge=1, description="times a line is sent before it fails")

@@ -14,6 +14,8 @@ from batchyard.common.config import Deployment
 
 _CONNECT_TIMEOUT = 10.0
 _HEALTH_TIMEOUT = 5.0
+_METRICS_TIMEOUT = 2.0
+_METRICS_BYTES = 8 * 1024 * 1024
 _READ_CHUNK = 256 * 1024
 
 
@@ -65,6 +67,10 @@ class Upstream(Protocol):
         """The names in `GET /v1/models`, or None when the server cannot say."""
         ...
 
+    async def metrics(self, deployment: Deployment) -> str | None:
+        """What `GET /metrics` answers, or None when it is no text of a bearable size."""
+        ...
+
 
 class AiohttpUpstream:
     """`Upstream` over aiohttp, which costs a twentieth of httpx per request (see docs/architecture)."""
@@ -104,7 +110,7 @@ class AiohttpUpstream:
                     self._url_of(deployment, path), data=body, headers=headers, allow_redirects=False
                 ) as response,
             ):
-                return Answer(response.status, await self._read(response), response.headers)
+                return Answer(response.status, await self._read(response, self._max_response_bytes), response.headers)
         except TimeoutError as error:
             # aiohttp's own connect timeout is a TimeoutError too, but one before anything was sent.
             if isinstance(error, aiohttp.ConnectionTimeoutError):
@@ -142,16 +148,30 @@ class AiohttpUpstream:
             entry["id"] for entry in document["data"] if isinstance(entry, dict) and isinstance(entry.get("id"), str)
         ]
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+    async def metrics(self, deployment: Deployment) -> str | None:
+        try:
+            async with (
+                asyncio.timeout(_METRICS_TIMEOUT),
+                self._open.get(
+                    self._url_of(deployment, "/metrics"), headers=self._headers_of(deployment), allow_redirects=False
+                ) as response,
+            ):
+                if response.status != 200:
+                    return None
+                return (await self._read(response, _METRICS_BYTES)).decode(errors="replace")
+        except (ClientError, OSError, TimeoutError, TooLarge):
+            return None
+
+    async def _read(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
         declared = response.content_length
-        if declared is not None and declared <= self._max_response_bytes:
+        if declared is not None and declared <= max_bytes:
             return await response.read()
         chunks: list[bytes] = []
         size = 0
         async for chunk in response.content.iter_chunked(_READ_CHUNK):
             size += len(chunk)
-            if size > self._max_response_bytes:
-                raise TooLarge(f"the answer is larger than {self._max_response_bytes} bytes")
+            if size > max_bytes:
+                raise TooLarge(f"the answer is larger than {max_bytes} bytes")
             chunks.append(chunk)
         return b"".join(chunks)
 

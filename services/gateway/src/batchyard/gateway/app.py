@@ -21,7 +21,7 @@ from batchyard.gateway.error_handlers import EXCEPTION_HANDLERS
 from batchyard.gateway.failed_creates import FailedCreates
 from batchyard.gateway.gateway import Gateway
 from batchyard.gateway.request_context import RequestContext
-from batchyard.gateway.routes import batch_results, batches, files, health, models, retries, spend, uploads
+from batchyard.gateway.routes import batch_results, batches, files, fleet, health, models, retries, spend, uploads
 from batchyard.gateway.server import announce, listen, serve_until
 from batchyard.gateway.settings import GatewaySettings
 
@@ -50,7 +50,7 @@ def routed_api(middleware: Sequence[Middleware] = ()) -> FastAPI:
         middleware=middleware,
     )
     app.include_router(health.router)
-    for routes in (files, uploads, batches, retries, batch_results, models, spend):
+    for routes in (files, uploads, batches, retries, batch_results, models, fleet, spend):
         app.include_router(routes.router, prefix="/v1")
         app.include_router(routes.router, include_in_schema=False)
     return app

@@ -25,6 +25,7 @@ _OWNERS = {
     "uploads": "file-store",
     "batches": "batch-runner",
     "models": "batch-runner",
+    "fleet": "batch-runner",
     "billing": "billing",
 }
 _log = get_logger(__name__)

@@ -1,0 +1,93 @@
+"""The attempts under way on one deployment: counted, paid for, and taken back for somebody else's sake."""
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+from batchyard.batch_runner.allowance import Allowance
+from batchyard.batch_runner.lines import Tokens
+from batchyard.batch_runner.steering import Traffic
+from batchyard.common.clock import Clock
+
+
+class Flights:
+    """What this process has on one deployment, the oldest first."""
+
+    def __init__(self, allowance: Allowance) -> None:
+        self.allowance = allowance
+        self.traffic = Traffic()
+        self.under_way: dict[Flight, None] = {}
+
+    def recall_youngest(self, count: int) -> None:
+        """Take back as many, beginning with the one that has cost the least so far."""
+        for flight in list(reversed(self.under_way))[:count]:
+            flight.recall()
+
+
+class Flight:
+    """The time that a request spends on a deployment, as a context.
+
+    Attributes:
+        is_recalled: Whether it was taken back. Its context is then left without an error, and its line goes on as if
+            nothing had been sent.
+    """
+
+    __slots__ = ("_began", "_cancelling", "_clock", "_expected", "_flights", "_task", "_tokens", "is_recalled")
+
+    def __init__(self, flights: Flights, clock: Clock) -> None:
+        self._flights = flights
+        self._clock = clock
+        self._tokens: int | None = None
+        self.is_recalled = False
+
+    def __enter__(self) -> Self:
+        task = asyncio.current_task()
+        assert task is not None, "used outside a task"
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._began = self._clock.monotonic()
+        self._expected = self._flights.allowance.expected
+        self._flights.under_way[self] = None
+        self._flights.traffic.requests += 1
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        now = self._clock.monotonic()
+        del self._flights.under_way[self]
+        self._flights.allowance.end(self._expected, self._tokens, now)
+        if not self.is_recalled:
+            return False
+        # As asyncio.timeout does it: a cancellation that somebody else wants as well goes on.
+        is_ours = self._task.uncancel() <= self._cancelling
+        if not is_ours or kind is None or not issubclass(kind, asyncio.CancelledError):
+            return False
+        traffic = self._flights.traffic
+        traffic.taken_back += 1
+        traffic.seconds_lost += now - self._began
+        return True
+
+    def recall(self) -> None:
+        """End the request, if nobody has done so yet."""
+        if not self.is_recalled:
+            self.is_recalled = True
+            self._task.cancel()
+
+    def ended(self, tokens: Tokens, *, is_refused: bool) -> None:
+        """It has brought its line a result. One that the server refused says nothing about how fast the server is."""
+        self._tokens = tokens.prompt + tokens.output
+        traffic = self._flights.traffic
+        if is_refused:
+            traffic.refused += 1
+            return
+        traffic.answered += 1
+        traffic.tokens += tokens.output
+        traffic.seconds += self._clock.monotonic() - self._began
+
+    def failed(self, *, throttled: bool, timed_out: bool) -> None:
+        """It has brought none."""
+        traffic = self._flights.traffic
+        traffic.failed += 1
+        traffic.throttled += throttled
+        traffic.timed_out += timed_out

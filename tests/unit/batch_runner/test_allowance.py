@@ -1,0 +1,59 @@
+"""Requests and tokens per minute are never passed, and never wasted by much."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchyard.batch_runner.allowance import Allowance
+
+
+def sent_within(allowance: Allowance, seconds: float, tokens: int | None = None, latency: float = 0.0) -> list[float]:
+    """When requests are sent by one who always has another one."""
+    now = 0.0
+    sent: list[float] = []
+    under_way: list[tuple[float, float]] = []
+    while now < seconds:
+        while under_way and under_way[0][0] <= now:
+            _, expected = under_way.pop(0)
+            allowance.end(expected, tokens, now)
+        wait = allowance.closed_for(now)
+        if wait > 0:
+            ends = under_way[0][0] if under_way else float("inf")
+            now = min(now + wait + 1e-6, max(ends, now + 1e-6))
+            continue
+        under_way.append((now + latency, allowance.expected))
+        allowance.take(now)
+        sent.append(now)
+        now += 0.001
+    return sent
+
+
+@given(rpm=st.integers(1, 2000))
+def test_no_minute_has_more_requests_than_it_may(rpm: int) -> None:
+    sent = sent_within(Allowance(rpm, None, 0.0), 180)
+    for start in (0.0, 17.3, 60.0, 110.0):
+        assert sum(start <= at < start + 60 for at in sent) <= rpm + max(1, rpm / 60) + 1
+    assert len(sent) >= 3 * rpm * 0.95 - 1
+
+
+@pytest.mark.parametrize("latency", [0.0, 0.5, 8.0])
+@pytest.mark.parametrize("tokens", [50, 400, 3000])
+def test_tokens_are_paid_for_when_they_are_known(tokens: int, latency: float) -> None:
+    tpm = 60_000
+    sent = sent_within(Allowance(None, tpm, 0.0), 600, tokens, latency)
+    late = [at for at in sent if at >= 300]
+    assert 0.9 * 5 * tpm <= len(late) * tokens <= 1.1 * 5 * tpm
+
+
+def test_what_was_never_answered_costs_no_tokens() -> None:
+    allowance = Allowance(None, 60_000, 0.0)
+    for _ in range(20):
+        assert allowance.closed_for(0.0) == 0
+        allowance.take(0.0)
+        allowance.end(allowance.expected, None, 0.0)
+
+
+def test_it_tells_which_limits_it_was_made_for() -> None:
+    assert Allowance(1, 2, 0.0).is_of(1, 2)
+    assert not Allowance(1, 2, 0.0).is_of(1, None)
+    assert Allowance(None, None, 0.0).is_unlimited
