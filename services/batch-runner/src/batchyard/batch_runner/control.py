@@ -49,7 +49,7 @@ class Control:
             for member in pool.members:
                 if member.steering is None or member in looked_at:
                     continue
-                if not member.in_flight:
+                if not member.in_flight and not member.steering.has_news(member.flights.traffic):
                     member.queue = 0.0  # nobody looks any more, so nobody knows
                     continue
                 look = asyncio.create_task(self._look(pool, member, member.steering))
@@ -69,6 +69,7 @@ class Control:
                 load,
                 member.flights.traffic,
                 member.in_flight,
+                member.flights.take_most(),
                 siblings,
                 self._clock.monotonic(),
                 self._clock.now(),

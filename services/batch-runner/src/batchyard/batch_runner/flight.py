@@ -17,6 +17,17 @@ class Flights:
         self.allowance = allowance
         self.traffic = Traffic()
         self.under_way: dict[Flight, None] = {}
+        self._most = 0
+
+    def begin(self, flight: "Flight") -> None:
+        self.under_way[flight] = None
+        self._most = max(self._most, len(self.under_way))
+        self.traffic.requests += 1
+
+    def take_most(self) -> int:
+        """As many as have been under way at once since this was last asked."""
+        most, self._most = self._most, len(self.under_way)
+        return most
 
     def recall_youngest(self, count: int) -> None:
         """Take back as many, beginning with the one that has cost the least so far."""
@@ -47,8 +58,7 @@ class Flight:
         self._cancelling = task.cancelling()
         self._began = self._clock.monotonic()
         self._expected = self._flights.allowance.expected
-        self._flights.under_way[self] = None
-        self._flights.traffic.requests += 1
+        self._flights.begin(self)
         return self
 
     def __exit__(

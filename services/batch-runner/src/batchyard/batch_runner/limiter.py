@@ -15,6 +15,7 @@ _WORTHWHILE = 0.1  # of a step's relative size: what it has to bring in throughp
 _DOUBLE, _UP, _DOWN = 2.0, 1.25, 0.85
 _LEAST_WINDOW, _LONGEST_WINDOW = 0.5, 20.0  # seconds
 _LEAST_COMPLETIONS = 20
+_MODEST = 4.0  # times the start: so many requests need not prove what they bring
 _BUSY = 0.8  # of the limit: with less in flight, the limit is not what bounds the throughput
 _HOLD = 10.0  # seconds between two trials that brought nothing
 _BACK_OFF = 0.08  # of the limit, besides what has to wait
@@ -96,6 +97,8 @@ class Observation:
     Attributes:
         now: Monotonic seconds.
         in_flight: Requests that the limit speaks of.
+        most: Of those, as many as there have been at once since the last look; a look often comes just when many
+            have ended.
         completions: Answers since the last look.
         tokens: Tokens generated in them; 0 where answers have none.
         seconds: What those answers took, summed up.
@@ -111,9 +114,14 @@ class Observation:
     tokens: int = 0
     seconds: float = 0.0
     load: Load | None = None
+    most: int = 0
     siblings: int = 0
     throttled: int = 0
     timeouts: int = 0
+
+    def is_busy(self, limit: int) -> bool:
+        """Whether the limit is what bounds the throughput."""
+        return max(self.in_flight, self.most) >= _BUSY * limit
 
     @property
     def others(self) -> float:
@@ -149,10 +157,10 @@ class _Window:
     tokens: int = 0
     seconds: float = 0.0
 
-    def add(self, seen: Observation, limit: float) -> None:
+    def add(self, seen: Observation, limit: int) -> None:
         self.looks += 1
-        self.busy += seen.in_flight >= _BUSY * math.floor(limit)
-        self.in_flight += seen.in_flight
+        self.busy += seen.is_busy(limit)
+        self.in_flight += max(seen.in_flight, seen.most)
         self.completions += seen.completions
         self.tokens += seen.tokens
         self.seconds += seen.seconds
@@ -367,13 +375,13 @@ class Limiter:
         step = _GENTLE * (self._limit + seen.others)
         if queues:
             self._limit -= step * share
-        elif seen.in_flight >= _BUSY * self.limit:
+        elif seen.is_busy(self.limit):
             self._limit += step * (1 - share)
         return Decision(self.limit, Reason.LEVELLING)
 
     def _fill(self, seen: Observation, room: float) -> Decision:
         """Take what is free; who has less than others takes more, so that several runners come to equal shares."""
-        if seen.in_flight < _BUSY * self.limit:
+        if not seen.is_busy(self.limit):
             return Decision(self.limit, Reason.IDLE)
         alone = self._limit / (self._limit + seen.others)
         pace = 2 * _GENTLE * (1.0 - alone) if seen.others > 1 else _UP - 1
@@ -387,6 +395,10 @@ class Limiter:
         if seen.load is not None and _is_nearly_full(seen.load):
             self._restart_window()
             return Decision(self.limit, Reason.NEARLY_FULL)
+        if self._limit < self._harmless(seen) and seen.is_busy(self.limit) and seen.now >= self._hold_until:
+            self._limit = min(self._limit * _DOUBLE, self._harmless(seen))
+            self._restart_window()
+            return Decision(self.limit, Reason.GROWING)
         if seen.now < self._hold_until and self._trial is None:
             return Decision(self.limit, Reason.FLAT if self._full is None else Reason.STEADY)
         if self._window is None:
@@ -395,7 +407,7 @@ class Limiter:
         window = self._window
         if seen.now <= window.begins:
             return Decision(self.limit, Reason.STEADY)
-        window.add(seen, self._limit)
+        window.add(seen, self.limit)
         if not self._is_measured(window, seen.now):
             return Decision(self.limit, Reason.STEADY)
         self._window = None
@@ -403,6 +415,13 @@ class Limiter:
             return self._without_need()
         self._best_speed = max(self._best_speed * _BEST_FADES, window.speed)
         return self._judge(window.throughput, seen)
+
+    def _harmless(self, seen: Observation) -> float:
+        """So many requests need not prove what they bring, where the server says that nothing waits and nobody else
+        is there: noise would talk us out of them."""
+        if seen.load is None or seen.others > 1 or self._full is not None:
+            return 0.0
+        return min(_MODEST * self._start, float(self._ceiling))
 
     def _is_measured(self, window: _Window, now: float) -> bool:
         length = now - window.begins
@@ -442,7 +461,7 @@ class Limiter:
             self._limit = min(before * _DOWN, before - 1)
         else:
             self._limit = max(before * _UP, before + 1)
-        self._limit = min(max(self._limit, float(self._least)), float(self._ceiling))
+        self._limit = min(max(self._limit, float(self._least), self._harmless(seen)), float(self._ceiling))
         if self._limit == before:
             self._down_next = not self._down_next
             return Decision(self.limit, Reason.STEADY)

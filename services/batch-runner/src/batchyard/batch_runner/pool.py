@@ -18,6 +18,7 @@ from batchyard.common.tasks import end
 _FIRST_PROBE = 0.1
 _FAILURES_IN_A_ROW = 5
 _LONGEST_REST = 15.0
+_GROWTH, _PREPARED = 4, 128  # a limit may grow so much, or to so many requests, while a shard runs
 _LEAST_WAIT = 0.001
 _log = get_logger(__name__)
 
@@ -165,8 +166,8 @@ class Pool:
 
     @property
     def capacity(self) -> int:
-        """Requests that may ever be in flight to all deployments together."""
-        return sum(member.ceiling for member in self.members)
+        """Requests worth preparing for all deployments together: their limits, and what these may soon grow to."""
+        return sum(min(member.ceiling, max(_GROWTH * member.limit, _PREPARED)) for member in self.members)
 
     @property
     def is_down(self) -> bool:

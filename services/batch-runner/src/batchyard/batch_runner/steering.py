@@ -75,14 +75,19 @@ class Steering:
         """Never pass `ceiling` from now on."""
         self._limiter.bound(ceiling)
 
+    def has_news(self, traffic: Traffic) -> bool:
+        """Whether something has come back since the last look."""
+        return traffic != self._told
+
     def look(
-        self, load: Load | None, traffic: Traffic, in_flight: int, siblings: int, now: float, wall: float
+        self, load: Load | None, traffic: Traffic, in_flight: int, most: int, siblings: int, now: float, wall: float
     ) -> Decision | None:
         """What follows from a look at the deployment; None if it shows too little to follow anything from.
 
         Args:
             load: None if the server did not say.
             in_flight: Our requests there, at the moment of the load.
+            most: As many as there have been at once since the look before.
             siblings: Those of this process through other pools.
             now: Monotonic seconds.
             wall: Seconds since the epoch.
@@ -97,6 +102,7 @@ class Steering:
             tokens=traffic.tokens - told.tokens,
             seconds=traffic.seconds - told.seconds,
             load=load,
+            most=most,
             siblings=siblings,
             throttled=traffic.throttled - told.throttled,
             timeouts=traffic.timed_out - told.timed_out,
