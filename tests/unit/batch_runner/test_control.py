@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -90,9 +89,9 @@ async def test_a_fixed_limit_stays(open_yard: Any) -> None:
     assert (state.mode, state.limit, state.cuts, state.load) == ("fixed", 40, (), None)
 
 
-@asynccontextmanager
+@pytest.fixture
 async def mute_server() -> AsyncIterator[str]:
-    """A server of the API that tells nothing about itself."""
+    """A server of the API that tells nothing about itself; to be there for longer than whoever asks it."""
 
     async def chat(request: web.Request) -> web.Response:
         await asyncio.sleep(0.02)
@@ -112,24 +111,22 @@ async def mute_server() -> AsyncIterator[str]:
 
 
 async def test_a_server_without_metrics_is_driven_by_its_latency_and_that_is_said(
-    open_yard: Any, tmp_path: Any
+    mute_server: str, open_yard: Any, tmp_path: Any
 ) -> None:
-    async with AsyncExitStack() as stack:
-        url = await stack.enter_async_context(mute_server())
-        yard = await open_yard(SimSettings(port=0), **QUICK, config_poll_interval=0.02)
-        config = tmp_path / "config.yaml"
-        config.write_text(
-            f"model_list:\n  - model_name: {MODEL}\n    litellm_params:\n"
-            f"      model: hosted_vllm/{MODEL}\n      api_base: {url}\n"
-        )
-        async with asyncio.timeout(10):
-            while (await the_deployment(yard)).api_base != url:
-                await asyncio.sleep(0.02)
-        with structlog.testing.capture_logs() as logs:
-            batch = await yard.batch(*lines(2000))
-            state = await until(yard, lambda state: state.mode is not None)
-            assert (state.mode, state.load) == ("latency", None)
-            ended = await yard.call.ended(batch.id)
+    yard = await open_yard(SimSettings(port=0), **QUICK, config_poll_interval=0.02)
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"model_list:\n  - model_name: {MODEL}\n    litellm_params:\n"
+        f"      model: hosted_vllm/{MODEL}\n      api_base: {mute_server}\n"
+    )
+    async with asyncio.timeout(10):
+        while (await the_deployment(yard)).api_base != mute_server:
+            await asyncio.sleep(0.02)
+    with structlog.testing.capture_logs() as logs:
+        batch = await yard.batch(*lines(2000))
+        state = await until(yard, lambda state: state.mode is not None)
+        assert (state.mode, state.load) == ("latency", None)
+        ended = await yard.call.ended(batch.id)
     assert ended.request_counts.completed == 2000
     assert [log["event"] for log in logs].count("deployment.no_metrics") == 1
 

@@ -148,6 +148,7 @@ async def test_the_document_describes_every_operation(gateway: Served) -> None:
         *("create_upload", "get_upload", "add_upload_part", "complete_upload", "cancel_upload"),
         *("create_batch", "list_batches", "get_batch", "cancel_batch", "retry_batch", "get_batch_results"),
         *("list_models", "get_model", "get_spend_logs", "get_spend_summary", "get_liveness", "get_readiness"),
+        "get_fleet",
     }
     assert all(operation["tags"] for operation in operations.values())
     assert not any("422" in operation["responses"] for operation in operations.values())

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import pytest
@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from batchyard.common.objects import ObjectStoreUnavailable, ObjectTooLarge, minio_upload, read
 from batchyard.common.objects.minio import MinioObjectStore
 from batchyard.common.objects.minio_client import MinioConfig
+from batchyard.common.tasks import end
 from support.streams import chunked, content
 
 from .conftest import MIB, unfinished_uploads
@@ -145,10 +146,26 @@ async def test_streams_beyond_the_limit_wait_for_one_to_end(s3_config: MinioConf
 
 @asynccontextmanager
 async def serving(handle: Handler) -> AsyncIterator[str]:
-    """A TCP server on the loopback interface that answers as it is told."""
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    """A TCP server on the loopback interface that answers as it is told. It leaves no connection open."""
+    connections: set[asyncio.Task[None]] = set()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        connections.add(task)
+        try:
+            await handle(reader, writer)
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    try:
+        async with server:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        await end(connections)
 
 
 async def request(reader: asyncio.StreamReader) -> None:
