@@ -208,3 +208,24 @@ async def test_a_store_whose_folder_is_gone_knows_nothing_of_any_object(local: L
     root.unlink()
     aside.rename(root)
     assert await read(local, "a/b", max_bytes=9) == b"1"
+
+
+@pytest.mark.parametrize("size", [1, 5 * 1024 * 1024])
+async def test_a_store_that_goes_while_it_is_written_is_unavailable(tmp_path: Path, size: int) -> None:
+    """As by a lost mount: where the folder was, there is something else."""
+    root = tmp_path / "store"
+    store = LocalObjectStore(root)
+    await store.check()
+
+    async def source() -> AsyncIterator[bytes]:
+        yield b"x" * size
+        root.rename(tmp_path / "aside")
+        root.touch()
+        yield b"y" * size
+
+    with pytest.raises(ObjectStoreUnavailable):
+        await store.put("a/b", source())
+    root.unlink()
+    (tmp_path / "aside").rename(root)
+    assert (await store.put("a/b", b"z")).size == 1
+    await store.close()

@@ -126,6 +126,8 @@ class GrowingFile:
         try:
             self._rename(key, target)
         except (NotADirectoryError, FileExistsError):
+            if not (self._root / "objects").is_dir():
+                raise  # it is the whole store that is gone
             raise InvalidObjectKey(key, "lies below another key") from None
         with suppress(FileNotFoundError):  # deleted again already, and its folder with it
             _sync_folder(target.parent)
@@ -138,9 +140,10 @@ class GrowingFile:
         return self._fd >= 0
 
     def discard(self) -> None:
-        """Leave nothing behind. After `publish` this does nothing."""
+        """Leave nothing behind. After `publish` this does nothing; nor where the whole store is gone."""
         if self._fd >= 0:
-            self._path.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._path.unlink()
             self.close()
 
     def close(self) -> None:
