@@ -1,8 +1,10 @@
 """Ending tasks for sure."""
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 _ASK_AGAIN_SECONDS = 0.5
 
@@ -20,3 +22,13 @@ async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=_ASK_AGAIN_SECONDS)
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """What `work` comes to, or None when `stop` is set first and `work` could be cancelled."""
+    task, waiter = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await end((task, waiter))
+    return None if task.cancelled() else task.result()

@@ -11,6 +11,7 @@ from batchyard.batch_runner.queue import Handler, WorkLoop
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.topology import Consumer, native_consumer, work_consumer
+from batchyard.common.tasks import unless
 
 _TROUBLE_SECONDS = 1.0
 _log = get_logger(__name__)
@@ -84,12 +85,6 @@ class PoolLoops:
                 await loop.declare()
             except (Error, OSError) as error:
                 _log.warning("queue.not_declared", pool=queue.pool, error=repr(error))
-                await _unless(stop, _TROUBLE_SECONDS)
+                await unless(stop, asyncio.sleep(_TROUBLE_SECONDS))
             else:
                 await loop.run(stop)
-
-
-async def _unless(stop: asyncio.Event, seconds: float) -> None:
-    waiter = asyncio.create_task(stop.wait())
-    await asyncio.wait({waiter}, timeout=seconds)
-    waiter.cancel()

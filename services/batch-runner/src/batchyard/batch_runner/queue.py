@@ -5,9 +5,9 @@ has no heartbeat and would be delivered to a second one.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from nats.aio.msg import Msg
 from nats.errors import Error
@@ -18,7 +18,7 @@ from batchyard.common.errors import ServiceUnavailable
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.topology import Consumer, declare_consumer
 from batchyard.common.objects import ObjectStoreUnavailable
-from batchyard.common.tasks import end
+from batchyard.common.tasks import unless
 
 _FETCH_SECONDS = 5.0
 _TROUBLE_SECONDS = 1.0
@@ -80,7 +80,7 @@ class WorkLoop:
         async with asyncio.TaskGroup() as jobs:
             while await self._slot(stop):
                 if (excess := self._under_way - self._eager) > 0:
-                    await _unless(stop, asyncio.sleep(excess * _GIVE_WAY_SECONDS))
+                    await unless(stop, asyncio.sleep(excess * _GIVE_WAY_SECONDS))
                 message = await self._fetch(subscription, stop)
                 if message is not None:
                     self._under_way += 1
@@ -92,17 +92,17 @@ class WorkLoop:
 
     async def _fetch(self, subscription: JetStreamContext.PullSubscription, stop: asyncio.Event) -> Msg | None:
         try:
-            messages = await _unless(stop, subscription.fetch(1, timeout=_FETCH_SECONDS))
+            messages = await unless(stop, subscription.fetch(1, timeout=_FETCH_SECONDS))
         except NatsTimeoutError:
             return None
         except (Error, OSError) as error:
             _log.warning("queue.fetch_failed", consumer=self._consumer.name, error=repr(error))
-            await _unless(stop, asyncio.sleep(_TROUBLE_SECONDS))
+            await unless(stop, asyncio.sleep(_TROUBLE_SECONDS))
             return None
         return messages[0] if messages else None
 
     async def _slot(self, stop: asyncio.Event) -> bool:
-        await _unless(stop, self._slots.acquire())
+        await unless(stop, self._slots.acquire())
         return not stop.is_set()
 
     async def _job(self, message: Msg) -> None:
@@ -148,13 +148,3 @@ class WorkLoop:
                 await message.in_progress()
             except (Error, OSError) as error:
                 _log.warning("queue.heartbeat_failed", subject=message.subject, error=repr(error))
-
-
-async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
-    """What `work` comes to, or None when `stop` is set first and `work` could be cancelled."""
-    task, waiter = asyncio.create_task(work), asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        await end((task, waiter))
-    return None if task.cancelled() else task.result()
