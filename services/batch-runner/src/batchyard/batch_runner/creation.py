@@ -6,7 +6,7 @@ from batchyard.batch_runner.batches import Batches
 from batchyard.batch_runner.claims import Claim, Claims
 from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.source import Source, opened, placed
-from batchyard.batch_runner.wish import check_source, endpoint_of, window_of
+from batchyard.batch_runner.wish import check_source, endpoint_of, seconds_of
 from batchyard.common.clock import Clock
 from batchyard.common.contracts.batches import Batch, CreateBatch
 from batchyard.common.contracts.files import CreateFile, Purpose
@@ -50,7 +50,7 @@ class Creation:
         """
         check_source(tenant, command)
         endpoint_of(command)
-        window_of(command)
+        seconds_of(command.completion_window)
         command = await placed(tenant, command, self._commands, self._store.objects)
         known = await self._claims.known(tenant, command)
         if known is not None:
@@ -97,5 +97,5 @@ class Creation:
             output_expires_after=command.output_expires_after,
             key_alias=command.key_alias,
             created_at=now,
-            expires_at=now + window_of(command),
+            expires_at=now + seconds_of(command.completion_window),
         )

@@ -10,7 +10,7 @@ from batchyard.batch_runner.plan import Plan, Planner, Rejection
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.source import Source, encoded, opened
 from batchyard.batch_runner.validate import MAX_PROBLEMS, LineRules
-from batchyard.batch_runner.wish import check_source, endpoint_of, window_of
+from batchyard.batch_runner.wish import check_source, endpoint_of, seconds_of
 from batchyard.common.contracts.batches import BatchErrors, BatchValidation, RequestCounts, ValidateBatch
 from batchyard.common.errors import InvalidRequest, ServiceUnavailable
 from batchyard.common.messaging.commands import CommandClient
@@ -47,7 +47,7 @@ class DryRun:
         """
         check_source(tenant, command)
         endpoint_of(command)
-        window_of(command)
+        seconds_of(command.completion_window)
         try:
             async with asyncio.timeout(self._settings.validation_timeout), self._slots:
                 return await self._read(tenant, command)

@@ -4,13 +4,13 @@ from batchyard.batch_runner.batch import BatchRecord
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.batches import Batches
 from batchyard.batch_runner.claims import Claims
+from batchyard.batch_runner.wish import seconds_of
 from batchyard.common.clock import Clock
 from batchyard.common.contracts.batches import Batch, BatchStatus, RetryBatch
 from batchyard.common.contracts.files import Download, OpenDownload
 from batchyard.common.crash import crash_point
-from batchyard.common.errors import Conflict, InvalidRequest, NotFound
+from batchyard.common.errors import Conflict, NotFound
 from batchyard.common.messaging.commands import CommandClient
-from batchyard.common.windows import window_seconds
 
 
 class Retries:
@@ -42,7 +42,7 @@ class Retries:
         errors = await self._open(ended, "error", ended.error_file_id)
         lines = await self._open(ended, "input", ended.input_file_id)
         now = int(self._clock.now())
-        window_of_retry(ended, command)
+        seconds_of(window_of(ended, command))
         claim = known or await self._claims.claim(tenant, command)
         crash_point("batch.claimed")
         keys = {"input_key": lines.object_key, "retried_key": errors.object_key}
@@ -79,20 +79,16 @@ def check_retryable(ended: BatchRecord) -> None:
         )
 
 
-def window_of_retry(ended: BatchRecord, command: RetryBatch) -> tuple[str, int]:
-    """The completion window of the new batch, and its seconds. Raises InvalidRequest."""
-    window = command.completion_window if command.completion_window is not None else ended.completion_window
-    try:
-        return window, window_seconds(window)
-    except ValueError as error:
-        raise InvalidRequest(str(error), param="completion_window", code="invalid_value") from error
+def window_of(ended: BatchRecord, command: RetryBatch) -> str:
+    """The completion window of the new batch."""
+    return command.completion_window if command.completion_window is not None else ended.completion_window
 
 
 def retry_record(
     ended: BatchRecord, command: RetryBatch, raw_id: str, now: int, *, input_key: str, retried_key: str
 ) -> BatchRecord:
     """The record of the new batch: as the ended one was, but for what the command says. Raises InvalidRequest."""
-    window, seconds = window_of_retry(ended, command)
+    window = window_of(ended, command)
     return BatchRecord(
         raw_id=raw_id,
         tenant=ended.tenant,
@@ -108,5 +104,5 @@ def retry_record(
         output_expires_after=ended.output_expires_after,
         key_alias=command.key_alias,
         created_at=now,
-        expires_at=now + seconds,
+        expires_at=now + seconds_of(window),
     )

@@ -34,10 +34,10 @@ def endpoint_of(wish: BatchWish) -> str:
     return path
 
 
-def window_of(wish: BatchWish) -> int:
-    """The completion window in seconds. Raises InvalidRequest."""
+def seconds_of(window: str) -> int:
+    """A completion window in seconds. Raises InvalidRequest."""
     try:
-        return window_seconds(wish.completion_window)
+        return window_seconds(window)
     except ValueError as error:
         raise InvalidRequest(str(error), param="completion_window", code="invalid_value") from error
 
