@@ -7,7 +7,6 @@ has no heartbeat and would be delivered to a second one.
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 from nats.aio.msg import Msg
 from nats.errors import Error
@@ -41,8 +40,6 @@ class Later:
 
     delay: float
 
-
-T = TypeVar("T")
 
 Handler = Callable[[bytes], Awaitable[Done | Later]]
 
