@@ -1,4 +1,4 @@
-"""Ending tasks for sure."""
+"""Ending tasks for sure, and doing things until a stop comes."""
 
 import asyncio
 from collections.abc import Coroutine, Iterable
