@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
+from batchyard.common.contracts.access import DEFAULT_TENANT
 from batchyard.common.errors import AuthenticationFailed
 from batchyard.common.logs import get_logger
-
-DEFAULT_TENANT = "default"
 
 _SHOWN = 4
 _LONG_ENOUGH_TO_SHOW = 20

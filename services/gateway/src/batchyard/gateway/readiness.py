@@ -5,9 +5,9 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from batchyard.common.contracts.access import DEFAULT_TENANT
 from batchyard.common.contracts.health import CheckBatchRunner, CheckBilling, CheckFileStore, CheckHealth, Health
 from batchyard.common.errors import ApiError
-from batchyard.gateway.auth import DEFAULT_TENANT
 from batchyard.gateway.gateway import Gateway
 
 _CHECKS: tuple[CheckHealth, ...] = (CheckFileStore(), CheckBatchRunner(), CheckBilling())
