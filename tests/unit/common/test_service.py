@@ -104,6 +104,29 @@ async def test_a_wrong_setting_is_named_and_exits_with_2() -> None:
     assert "hidden" not in log
 
 
+async def test_a_secret_that_comes_as_a_file_opens_the_door(tmp_path: Path) -> None:
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "BATCHYARD_NATS_TOKEN").write_text("right\n")
+    with Server(tmp_path / "guarded", ("--auth", "right")) as server:
+        server.start()
+        environment = {"BATCHYARD_NATS_URL": server.url, "BATCHYARD_SECRETS_DIR": str(secrets)}
+        async with running("connect", **environment) as process:
+            await says(process, "starting")
+            await says(process, "ready")
+            process.send_signal(signal.SIGTERM)
+            assert (await ended(process, STOP_SECONDS))[0] == 0
+
+
+async def test_secrets_that_cannot_be_read_are_one_line_and_exit_with_2(tmp_path: Path) -> None:
+    async with running("connect", BATCHYARD_SECRETS_DIR=str(tmp_path / "missing")) as process:
+        code, log = await ended(process, START_SECONDS)
+    assert code == 2
+    assert log.splitlines() == [
+        f"probe: BATCHYARD_SECRETS_DIR: {tmp_path}/missing cannot be read: No such file or directory"
+    ]
+
+
 async def test_a_wrong_configuration_is_one_line_and_exits_with_2() -> None:
     async with running("misconfigured") as process:
         code, log = await ended(process, START_SECONDS)

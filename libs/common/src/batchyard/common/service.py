@@ -1,6 +1,7 @@
 """How every service process starts and stops."""
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -23,6 +24,7 @@ from batchyard.common.messaging.broker import connection_of, create_broker
 from batchyard.common.messaging.topology import declare_streams
 from batchyard.common.objects import ObjectStore, open_object_store
 from batchyard.common.reloading import reload_asked
+from batchyard.common.secret_files import adopt_secret_files
 from batchyard.common.settings import Settings
 from batchyard.common.tasks import end
 
@@ -134,12 +136,16 @@ def run_service(service: str, settings_type: type[S], serve: Callable[[S], Serve
 
     Args:
         service: The process' name in logs and on its NATS connection.
-        settings_type: The settings to read from the environment.
+        settings_type: The settings to read from the environment, and from the files that stand for variables of it.
         serve: Given the settings, a coroutine function that works until the event it is given is set.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until somebody listens, whose reading is newer than the signal
     try:
+        adopt_secret_files(os.environ)
         settings = settings_type()
+    except ConfigurationError as error:
+        print(f"{service}: {error}", file=sys.stderr)  # noqa: T201  logging is not configured yet
+        sys.exit(2)
     except ValidationError as error:
         for problem in error.errors(include_url=False, include_input=False, include_context=False):
             name = "_".join(("BATCHYARD", *map(str, problem["loc"]))).upper()
