@@ -27,8 +27,8 @@ def test_the_documented_tree_names_every_error_with_its_status(kind: type[ApiErr
     assert str(kind.http_status) in str(errors.__doc__)
 
 
-def test_every_status_has_one_class() -> None:
-    statuses = [kind.http_status for kind in kinds()]
+def test_every_status_has_one_class_or_they_differ_by_type() -> None:
+    statuses = [(kind.http_status, kind.type) for kind in kinds()]
     assert len(statuses) == len(set(statuses))
 
 

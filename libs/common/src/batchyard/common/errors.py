@@ -11,6 +11,7 @@ BatchyardError
     │   └── MethodNotAllowed    405
     ├── Conflict                409
     ├── TooManyRequests         429
+    │   └── QuotaExceeded       429, of a type of its own: waiting does not help
     ├── InternalError           500
     └── ServiceUnavailable      503
 """
@@ -88,6 +89,8 @@ class ApiError(BatchyardError):
     def from_body(body: ErrorBody) -> "ApiError":
         """The error that `body` came from, as the class its status names."""
         kind = _BY_STATUS.get(body.http_status, InternalError)
+        if kind is TooManyRequests and body.type == QuotaExceeded.type:
+            kind = QuotaExceeded
         return kind(body.message, param=body.param, code=body.code, retry_after=body.retry_after)
 
 
@@ -128,6 +131,13 @@ class TooManyRequests(ApiError):
     http_status = 429
     type = "requests"
     default_code = "rate_limit_exceeded"
+
+
+class QuotaExceeded(TooManyRequests):
+    """What was granted is used up. Not to be sent again by itself: the SDKs would, at every other 429."""
+
+    type = "insufficient_quota"
+    default_code = "insufficient_quota"
 
 
 class InternalError(ApiError):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from batchyard.common.errors import ApiError, Conflict, InvalidRequest
+from batchyard.common.errors import ApiError, Conflict, InvalidRequest, QuotaExceeded
 
 INTERNAL_ERROR = "The server had an error while processing your request."
 
@@ -72,8 +72,8 @@ def _headers_of(error: ApiError) -> dict[str, str]:
     headers: dict[str, str] = {}
     if error.retry_after is not None:
         headers["retry-after"] = str(error.retry_after)
-    if isinstance(error, Conflict):
-        headers["x-should-retry"] = "false"  # the SDKs retry a 409 by themselves, and ours are final
+    if isinstance(error, Conflict | QuotaExceeded):
+        headers["x-should-retry"] = "false"  # the SDKs retry 409 and 429 by themselves, and these are final
     if error.http_status == 401:
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, RequestTimeout):
