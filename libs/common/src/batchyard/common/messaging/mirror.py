@@ -1,0 +1,184 @@
+"""A whole bucket in memory, kept as it is in NATS: for records that every request asks for.
+
+The server is asked for a heartbeat, and numbers what it sends: a watch that was lost, or a message of it, is noticed
+within seconds, and the bucket is then read anew. nats-py's own watch notices it after some fifteen.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from typing import Generic, TypeVar
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import Error
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.kv import KV_OP
+from pydantic import BaseModel, ValidationError
+
+from batchyard.common.errors import ServiceUnavailable
+from batchyard.common.logs import get_logger
+from batchyard.common.messaging.records import Entry
+from batchyard.common.tasks import end
+
+M = TypeVar("M", bound=BaseModel)
+
+_HEARTBEAT_SECONDS = 0.5
+_SILENCE_SECONDS = 4 * _HEARTBEAT_SECONDS
+_REPLY_SECONDS = 2.0
+_PAUSE_SECONDS = 0.25
+_LOAD_SECONDS = 30.0
+_HEARTBEAT = "100"
+_LAST_SENT = "Nats-Last-Consumer"
+_log = get_logger(__name__)
+
+
+class _WatchLost(Exception):
+    """The watch has gone silent, or a message of it went missing."""
+
+
+class Mirror(Generic[M]):
+    """The records of one bucket. Reading it asks nobody; made current by `mirroring`.
+
+    While NATS is away it shows what was there before.
+    """
+
+    def __init__(self, bucket: str, model: type[M]) -> None:
+        self._bucket = bucket
+        self._prefix = f"$KV.{bucket}."
+        self._model = model
+        self._entries: dict[str, Entry[M]] = {}
+        self._loaded = asyncio.Event()
+        self.is_current = False
+
+    def get(self, key: str) -> M | None:
+        """The record under `key`."""
+        entry = self._entries.get(key)
+        return None if entry is None else entry.value
+
+    def values(self) -> Iterator[M]:
+        """Every record, in no order."""
+        return (entry.value for entry in self._entries.values())
+
+    def learn(self, entry: Entry[M]) -> None:
+        """Take over a record that this process has just written, before the watch brings it back."""
+        known = self._entries.get(entry.key)
+        if known is None or known.revision < entry.revision:
+            self._entries[entry.key] = entry
+
+    def forget(self, key: str) -> None:
+        """Take over that this process has just removed a record."""
+        self._entries.pop(key, None)
+
+    async def loaded(self, timeout: float = _LOAD_SECONDS) -> None:
+        """Wait until every record is there. Raises ServiceUnavailable after `timeout` seconds."""
+        try:
+            await asyncio.wait_for(self._loaded.wait(), timeout)
+        except TimeoutError as error:
+            raise ServiceUnavailable(f"The records of '{self._bucket}' could not be read.") from error
+
+    async def follow(self, connection: Client) -> None:
+        """Read the bucket and follow its changes, over and over, until cancelled."""
+        was_told = False
+        while True:
+            try:
+                await self._watch(connection)
+            except Exception as error:  # noqa: BLE001  whatever it was: what stands still here keeps revoked keys alive
+                if self.is_current or not was_told:
+                    was_told = True
+                    _log.warning("mirror.watch_lost", bucket=self._bucket, reason=repr(error))
+                self.is_current = False
+                await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _watch(self, connection: Client) -> None:
+        inbox = connection.new_inbox()
+        messages = await connection.subscribe(inbox)
+        try:
+            expected = await self._read_all(messages, await self._open(connection, inbox))
+            if not self.is_current:
+                _log.info("mirror.current", bucket=self._bucket, records=len(self._entries))
+            self.is_current = True
+            self._loaded.set()
+            while True:
+                message = await self._next(messages, expected)
+                if message is not None:
+                    expected += 1
+                    self._note(self._entries, message)
+        finally:
+            with suppress(Error, OSError):
+                await messages.unsubscribe()
+
+    async def _open(self, connection: Client, inbox: str) -> int:
+        """Let the server send the last state of every key, then all changes, to `inbox`; how many there are now."""
+        config = ConsumerConfig(
+            deliver_subject=inbox,
+            filter_subject=f"{self._prefix}>",
+            deliver_policy=DeliverPolicy.LAST_PER_SUBJECT,
+            ack_policy=AckPolicy.NONE,
+            max_deliver=1,
+            idle_heartbeat=_HEARTBEAT_SECONDS,
+            mem_storage=True,
+            num_replicas=1,
+        )
+        js = connection.jetstream(timeout=_REPLY_SECONDS)
+        return (await js.add_consumer(f"KV_{self._bucket}", config)).num_pending or 0
+
+    async def _read_all(self, messages: Subscription, pending: int) -> int:
+        """Go over to what is there now, whole; the number of the next message."""
+        entries: dict[str, Entry[M]] = {}
+        expected = 1
+        while pending:
+            message = await self._next(messages, expected)
+            if message is not None:
+                expected += 1
+                pending = message.metadata.num_pending
+                self._note(entries, message)
+        self._entries = entries
+        return expected
+
+    async def _next(self, messages: Subscription, expected: int) -> Msg | None:
+        """The next message, None for a heartbeat. Raises _WatchLost when there is neither, or the number is wrong."""
+        try:
+            message = await messages.next_msg(_SILENCE_SECONDS)
+        except TimeoutError as error:
+            raise _WatchLost("the server is silent") from error
+        headers = message.headers or {}
+        is_heartbeat = headers.get("Status") == _HEARTBEAT
+        number = int(headers[_LAST_SENT]) + 1 if is_heartbeat else message.metadata.sequence.consumer
+        if number != expected:
+            raise _WatchLost(f"message {number} came when {expected} was due")
+        return None if is_heartbeat else message
+
+    def _note(self, entries: dict[str, Entry[M]], message: Msg) -> None:
+        key = message.subject.removeprefix(self._prefix)
+        revision = message.metadata.sequence.stream
+        if KV_OP in (message.headers or {}):
+            entries.pop(key, None)
+            return
+        known = self._entries.get(key)
+        if known is not None and known.revision >= revision:
+            entries[key] = known
+            return
+        try:
+            entries[key] = Entry(key, self._model.model_validate_json(message.data), revision)
+        except ValidationError as error:  # written by a newer release: what was known of it stays
+            _log.error("mirror.unreadable", bucket=self._bucket, key=key, errors=error.error_count())
+            if known is not None:
+                entries[key] = known
+
+
+@asynccontextmanager
+async def mirroring(connection: Client, bucket: str, model: type[M]) -> AsyncIterator[Mirror[M]]:
+    """A mirror that is loaded, and kept current while the context is open.
+
+    Raises:
+        ServiceUnavailable: The bucket could not be read.
+    """
+    mirror = Mirror(bucket, model)
+    follower = asyncio.create_task(mirror.follow(connection))
+    try:
+        await mirror.loaded()
+        yield mirror
+    finally:
+        await end((follower,))
