@@ -70,3 +70,15 @@ def test_the_data_are_where_the_desktop_specification_says() -> None:
     assert default_data_dir({}, home) == Path("/home/me/.local/share/batchyard")
     assert default_data_dir({"XDG_DATA_HOME": "/xdg"}, home) == Path("/xdg/batchyard")
     assert default_data_dir({"XDG_DATA_HOME": "relative"}, home) == Path("/home/me/.local/share/batchyard")
+
+
+def test_every_service_has_a_port_of_its_own_for_operations() -> None:
+    told = {
+        name: one.environment["BATCHYARD_OPERATIONS_PORT"]
+        for name, one in programs(BATCHYARD_OPERATIONS_PORT="9100").items()
+    }
+    assert told == {"gateway": "9100", "file-store": "9101", "batch-runner": "9102", "billing": "9103"}
+
+
+def test_any_free_port_for_operations_stays_any_free_port() -> None:
+    assert programs(BATCHYARD_OPERATIONS_PORT="0")["billing"].environment["BATCHYARD_OPERATIONS_PORT"] == "0"

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Iterator
@@ -11,8 +12,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from unit.common.nats_rig import Server
+from unit.common.nats_rig import Server, free_port
 
 from support import probe
 
@@ -168,3 +170,24 @@ async def test_a_connection_closed_for_good_ends_the_process_so_that_it_is_start
         code, log = await ended(process, START_SECONDS)
     assert code == 1
     assert "nats.closed" in [record["event"] for record in records(log)]
+
+
+async def test_the_operations_port_answers_before_nats_does(server: Server) -> None:
+    port = free_port()
+    async with running("connect", BATCHYARD_NATS_URL=server.url, BATCHYARD_OPERATIONS_PORT=str(port)) as process:
+        await says(process, "starting")
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+            assert (await http.get("/health/liveness")).status_code == 200
+            assert (await http.get("/health/readiness")).json()["checks"] == {"service": "starting"}
+        process.send_signal(signal.SIGTERM)
+        code, _ = await ended(process, STOP_SECONDS)
+    assert code == 0
+
+
+async def test_an_operations_port_that_is_taken_exits_with_2() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        async with running("connect", BATCHYARD_OPERATIONS_PORT=port) as process:
+            code, log = await ended(process, START_SECONDS)
+    assert code == 2
+    assert f"port {port}" in records(log)[0]["error"]

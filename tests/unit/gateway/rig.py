@@ -11,9 +11,10 @@ import httpx
 from pydantic import SecretStr
 
 from batchyard.common.config import Config
+from batchyard.common.listening import listen
 from batchyard.common.objects import ObjectStore
 from batchyard.gateway.app import create_app, open_gateway
-from batchyard.gateway.server import listen, serve_until
+from batchyard.gateway.server import serve_until
 from batchyard.gateway.settings import GatewaySettings
 
 KEY = "sk-batchyard-test-0123456789"

@@ -20,6 +20,9 @@ MODULES = {
 }
 PROGRAMS = (NATS, *MODULES)
 
+_OPERATIONS_PORT = "BATCHYARD_OPERATIONS_PORT"
+_OPERATIONS_ORDER = (GATEWAY, "file-store", "batch-runner", "billing")
+
 # Inherited from a shell that also talks to another installation, they would speak against what is set here.
 _FOREIGN = frozenset(
     {
@@ -136,6 +139,7 @@ def _service(
         "BATCHYARD_DATABASE_URL": f"sqlite+aiosqlite:///{layout.ledger}",
         "BATCHYARD_LOG_FORMAT": "json",
     }
+    environment |= _operations_port(name, inherited)
     if config is not None:
         environment["BATCHYARD_CONFIG"] = str(config.expanduser().absolute())
     if name == GATEWAY:
@@ -154,6 +158,14 @@ def _service(
         log=layout.log(name),
         stage=Stage.EDGE if name == GATEWAY else Stage.SERVICE,
     )
+
+
+def _operations_port(name: str, inherited: Mapping[str, str]) -> dict[str, str]:
+    """One machine has a port for each service: what was named is the gateway's, the next ones are the others'."""
+    first = inherited.get(_OPERATIONS_PORT, "")
+    if not first.isdecimal() or int(first) == 0:
+        return {}
+    return {_OPERATIONS_PORT: str(int(first) + _OPERATIONS_ORDER.index(name))}
 
 
 def with_port(gateway: Program, port: int) -> Program:

@@ -23,6 +23,7 @@ from batchyard.common.logs import configure_logging, get_logger
 from batchyard.common.messaging.broker import connection_of, create_broker
 from batchyard.common.messaging.topology import declare_streams
 from batchyard.common.objects import ObjectStore, open_object_store
+from batchyard.common.operations import Operations, open_operations
 from batchyard.common.reloading import reload_asked
 from batchyard.common.secret_files import adopt_secret_files
 from batchyard.common.settings import Settings
@@ -153,7 +154,7 @@ def run_service(service: str, settings_type: type[S], serve: Callable[[S], Serve
         sys.exit(2)
     configure_logging(service, settings.log_level, settings.log_format)
     try:
-        uvloop.run(_until_stopped(serve(settings)))
+        uvloop.run(_until_stopped(service, settings, serve(settings)))
     except ConfigurationError as error:
         _log.critical("service.misconfigured", error=str(error))
         sys.exit(2)
@@ -163,7 +164,7 @@ def run_service(service: str, settings_type: type[S], serve: Callable[[S], Serve
     sys.exit(0)
 
 
-async def _until_stopped(serve: Serve) -> None:
+async def _until_stopped(service: str, settings: Settings, serve: Serve) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -172,6 +173,21 @@ async def _until_stopped(serve: Serve) -> None:
     loop.add_signal_handler(signal.SIGHUP, reload.set)
     reload_asked.set(reload)
     _stop_asked.set(stop)
-    with suppress(_StoppedBeforeStart):
-        await serve(stop)
+    async with _operations(service, settings, stop):
+        with suppress(_StoppedBeforeStart):
+            await serve(stop)
     _log.info("service.stopped")
+
+
+@asynccontextmanager
+async def _operations(service: str, settings: Settings, stop: asyncio.Event) -> AsyncIterator[None]:
+    """The port for those who run the service, if there is to be one: before anything is waited for."""
+    if settings.operations_port is None:
+        yield
+        return
+    from batchyard.common.operations_port import listening  # noqa: PLC0415  it costs those who have none a tenth of a second
+
+    operations = Operations(service, stop)
+    open_operations.set(operations)
+    async with listening(operations, settings.operations_host, settings.operations_port):
+        yield

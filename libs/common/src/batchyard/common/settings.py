@@ -43,6 +43,17 @@ class Settings(BaseSettings):
     )
     events_max_age: float = Field(default=30 * 86_400, gt=0, description="seconds for which events are kept")
 
+    operations_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65_535,
+        description="where `/metrics`, `/health/liveness` and `/health/readiness` are answered without a key; "
+        "0: any free port; absent: nowhere",
+    )
+    operations_host: str = Field(
+        default="127.0.0.1", description="the address of that port; 0.0.0.0 is every interface"
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="debug, info, warning or error"
     )

@@ -37,6 +37,7 @@ from batchyard.common.health import Check, HealthChecks
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.commands import CommandClient
 from batchyard.common.messaging.topology import steps_consumer
+from batchyard.common.operations import ready_when
 from batchyard.common.reloading import following_config, read_config
 from batchyard.common.service import Messaging, open_messaging, open_objects
 
@@ -93,6 +94,7 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
                 worker.withdraw()
                 pools.serve(fleet.pools, natives.pools)
 
+            ready_when(health)
             async with following_config(settings, config, stop, use):
                 reconciler = Reconciler(store, settings, clock)
                 await _work(settings, messaging, stepper, worker, pools, reconciler, control, stop)

@@ -13,6 +13,7 @@ from batchyard.common.clock import SystemClock
 from batchyard.common.health import Check, HealthChecks
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.topology import Consumer, billing_consumer, declare_consumer
+from batchyard.common.operations import ready_when
 from batchyard.common.reloading import following_config, read_config
 from batchyard.common.service import Messaging, Serve, open_messaging
 
@@ -38,6 +39,7 @@ def create_app(settings: BillingSettings) -> Serve:
             async with HealthChecks(SERVICE, checks(messaging, consumer, ledger)) as health:
                 messaging.broker.include_router(command_router(ledger, health))
                 await messaging.broker.start()
+                ready_when(health)
                 _log.info("service.started", database=settings.database.render_as_string(hide_password=True))
                 async with following_config(settings, config, stop, ledger.use):
                     await EventSubscriber(messaging.js, consumer, ledger).run(stop)

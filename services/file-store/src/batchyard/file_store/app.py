@@ -9,6 +9,7 @@ from batchyard.common.health import Check, HealthChecks
 from batchyard.common.messaging.records import Records
 from batchyard.common.messaging.topology import FILES_BUCKET, PARTS_BUCKET, UPLOADS_BUCKET
 from batchyard.common.objects import ObjectStore
+from batchyard.common.operations import ready_when
 from batchyard.common.service import Messaging, open_messaging, open_objects
 from batchyard.common.tasks import end
 from batchyard.file_store.files import Files
@@ -53,6 +54,7 @@ async def _run(settings: FileStoreSettings, stop: asyncio.Event) -> None:
         async with HealthChecks(SERVICE, _checks(messaging, records, objects)) as health:
             messaging.broker.include_router(command_router(files, uploads, health))
             await messaging.broker.start()
+            ready_when(health)
             async with asyncio.TaskGroup() as group:
                 loops = [
                     # A store that is away at the start is no reason to keep back what needs only the records.

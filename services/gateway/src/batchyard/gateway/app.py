@@ -11,8 +11,10 @@ from starlette.middleware import Middleware
 from batchyard.common.clock import SystemClock
 from batchyard.common.config import Config
 from batchyard.common.health import HealthChecks
+from batchyard.common.listening import listen
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.commands import CommandClient
+from batchyard.common.operations import ready_when
 from batchyard.common.reloading import following_config, read_config
 from batchyard.common.service import Serve, open_messaging, open_objects
 from batchyard.gateway.auth import Keyring
@@ -22,7 +24,7 @@ from batchyard.gateway.failed_creates import FailedCreates
 from batchyard.gateway.gateway import Gateway
 from batchyard.gateway.request_context import RequestContext
 from batchyard.gateway.routes import batch_results, batches, files, fleet, health, models, retries, spend, uploads
-from batchyard.gateway.server import announce, listen, serve_until
+from batchyard.gateway.server import announce, serve_until
 from batchyard.gateway.settings import GatewaySettings
 
 SERVICE = "gateway"
@@ -95,4 +97,6 @@ async def _run(settings: GatewaySettings, stop: asyncio.Event) -> None:
             _log.warning("auth.open", hint="set general_settings.master_key or BATCHYARD_MASTER_KEY to ask for a key")
         with listen(settings.host, settings.port) as listener:
             announce(listener, settings.port_file)
+            # By its own checks: a service that is missing behind it is no reason to take all gateways away.
+            ready_when(gateway.health)
             await serve_until(stop, create_app(gateway), listener, settings)

@@ -9,22 +9,12 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
-from batchyard.common.errors import ConfigurationError
+from batchyard.common.listening import BACKLOG
 from batchyard.common.logs import get_logger
 from batchyard.gateway.connection import connection_class
 from batchyard.gateway.settings import GatewaySettings
 
-_BACKLOG = 2048
 _log = get_logger(__name__)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; port 0 takes any free one. Raises ConfigurationError when it cannot."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
-    except OSError as error:
-        raise ConfigurationError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
 
 
 async def serve_until(stop: asyncio.Event, app: ASGIApp, listener: socket.socket, settings: GatewaySettings) -> None:
@@ -39,7 +29,7 @@ async def serve_until(stop: asyncio.Event, app: ASGIApp, listener: socket.socket
             log_level="warning",
             access_log=False,
             server_header=False,
-            backlog=_BACKLOG,
+            backlog=BACKLOG,
             timeout_keep_alive=settings.keep_alive_timeout,
             timeout_graceful_shutdown=settings.shutdown_timeout,
         )
