@@ -104,10 +104,16 @@ async def test_another_wish_under_a_known_key_is_a_conflict(claims: Claims) -> N
 
 
 async def test_tries_with_other_keys_or_other_wishes_are_not_retries(claims: Claims) -> None:
-    first = WISH.model_copy(update={"key_alias": "a", "attempt": Attempt(token="1", asked_at=1.0)})
+    first = WISH.model_copy(update={"key_id": "a", "attempt": Attempt(token="1", asked_at=1.0)})
     again = Attempt(token="2", asked_at=2.0, again=True)
     claim = await claims.claim("t", first)
-    for change in ({"key_alias": "b"}, {"model": "m"}, {"metadata": {"a": "b"}}, {"input_file_id": "file-2"}):
+    for change in (
+        {"key_id": "b"},
+        {"key_id": None, "key_alias": "b"},
+        {"model": "m"},
+        {"metadata": {"a": "b"}},
+        {"input_file_id": "file-2"},
+    ):
         assert (await claims.claim("t", first.model_copy(update={"attempt": again, **change}))).raw_id != claim.raw_id
     assert (await claims.claim("t", first.model_copy(update={"attempt": again}))).raw_id == claim.raw_id
 
@@ -128,6 +134,7 @@ async def test_a_key_is_forgotten_in_time(settings: Settings) -> None:
     [
         ({"metadata": {"a": "1", "b": "2"}}, {"metadata": {"b": "2", "a": "1"}}, True),
         ({"key_alias": "a"}, {"key_alias": "b"}, True),
+        ({"key_id": "a"}, {"key_id": "b"}, True),
         ({"model": "a"}, {"model": "b"}, False),
         ({"completion_window": "1h"}, {"completion_window": "24h"}, False),
         ({"endpoint": "/v1/embeddings"}, {}, False),

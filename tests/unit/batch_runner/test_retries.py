@@ -215,9 +215,12 @@ def test_a_batch_without_errors_is_not_retried(changes: dict[str, Any], words: s
 
 
 def test_a_retry_is_billed_to_the_key_that_asks() -> None:
-    command = RetryBatch(batch_id="batch_x", key_alias="night")
-    record = retry_record(ended(key_alias="day"), command, "batch_y", 5000, input_key="in", retried_key="err")
+    command = RetryBatch(batch_id="batch_x", key_id="k2", key_alias="night")
+    record = retry_record(
+        ended(key_id="k1", key_alias="day"), command, "batch_y", 5000, input_key="in", retried_key="err"
+    )
     assert (record.key_alias, record.created_at, record.expires_at) == ("night", 5000, 5000 + 86_400)
+    assert record.key_id == "k2"
     assert (record.input_key, record.retried_key) == ("in", "err")
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -71,6 +72,7 @@ def ended(
         raw_batch_id=raw,
         status=status,
         batch=Batch(**(values | batch)),
+        key_id=None if key is None else hashlib.sha256(key.encode()).hexdigest(),
         key_alias=key,
         usage_by_deployment=dict(usage_by_deployment),
     )

@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from sqlalchemy import URL, Connection, text
 from unit.billing.ends import CONFIG, ended
 
 from batchyard.billing.database import Database, open_database
-from batchyard.billing.ledger import Ledger
+from batchyard.billing.ledger import Ledger, Outcome
 from batchyard.billing.ledger_store import LedgerStore
 from batchyard.billing.tables import metadata
 from batchyard.common.clock import ManualClock
@@ -34,6 +35,28 @@ asyncio.run(main())
 """
 
 
+OLD_LEDGER = """
+CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY);
+INSERT INTO alembic_version VALUES ('0001');
+CREATE TABLE ledger_entries (
+    tenant TEXT NOT NULL, batch_id TEXT NOT NULL, public_batch_id TEXT NOT NULL, event_id TEXT NOT NULL, key_alias TEXT,
+    model TEXT, endpoint TEXT NOT NULL, status TEXT NOT NULL, requests_total BIGINT NOT NULL,
+    requests_completed BIGINT NOT NULL, requests_failed BIGINT NOT NULL, input_tokens BIGINT NOT NULL,
+    cached_tokens BIGINT NOT NULL, output_tokens BIGINT NOT NULL, reasoning_tokens BIGINT NOT NULL,
+    cost BIGINT NOT NULL, currency TEXT NOT NULL, input_price TEXT, cached_price TEXT, output_price TEXT,
+    discount TEXT NOT NULL, batch_created_at BIGINT NOT NULL, finished_at BIGINT NOT NULL,
+    recorded_at BIGINT NOT NULL, metadata JSON, usage_by_deployment JSON NOT NULL, prices JSON NOT NULL,
+    CONSTRAINT pk_ledger_entries PRIMARY KEY (tenant, batch_id)
+);
+CREATE INDEX ix_ledger_entries_tenant_finished_at_batch_id ON ledger_entries (tenant, finished_at, batch_id);
+INSERT INTO ledger_entries VALUES (
+    'team-a', 'batch_1', 'batch_1', 'batch_1.completed', 'master', NULL, '/v1/completions', 'completed', 1, 1, 0,
+    10, 0, 1, 0, 15000000000, 'USD', NULL, NULL, NULL, '0', 50, 60, 61, '{"a": "b"}', '{}', '{}'
+);
+"""
+"""What the first version of the schema looks like, with an entry."""
+
+
 async def test_the_migrations_make_the_tables_that_the_code_uses(database: Database) -> None:
     def differences(connection: Connection) -> list[object]:
         return list(compare_metadata(MigrationContext.configure(connection), metadata))
@@ -48,6 +71,28 @@ async def test_an_existing_ledger_is_kept(database_url: URL) -> None:
             ledger = Ledger(LedgerStore(database), CONFIG, ManualClock())
             await ledger.record(ended())
             assert len((await ledger.spend("team-a", GetSpend())).data) == expected
+
+
+async def test_entries_from_before_are_the_first_of_their_batch(database_url: URL, database_file: Path) -> None:
+    database_file.parent.mkdir()
+    with sqlite3.connect(database_file) as raw:
+        raw.executescript(OLD_LEDGER)
+    raw.close()
+    async with open_database(database_url, patience=0) as database:
+        ledger = Ledger(LedgerStore(database), CONFIG, ManualClock())
+        [line] = (await ledger.spend("team-a", GetSpend())).data
+        assert (line.batch_id, line.cost, line.key_id, line.metadata) == ("batch_1", Decimal("1.5"), None, {"a": "b"})
+        assert await ledger.record(ended(raw_id="batch_1", model=None)) is Outcome.DUPLICATE
+
+
+@pytest.mark.parametrize("change", ["UPDATE ledger_entries SET cost = 0", "DELETE FROM ledger_entries"])
+async def test_no_entry_is_changed_or_deleted(database: Database, change: str) -> None:
+    ledger = Ledger(LedgerStore(database), CONFIG, ManualClock())
+    await ledger.record(ended())
+    with pytest.raises(ServiceUnavailable):
+        async with database.writing() as connection:
+            await connection.execute(text(change))
+    assert (await ledger.spend("team-a", GetSpend())).data[0].cost == Decimal("0.00078")
 
 
 async def test_many_connections_may_migrate_at_once(database_url: URL) -> None:

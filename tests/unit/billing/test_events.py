@@ -17,6 +17,13 @@ def test_an_event_is_read() -> None:
     assert parse(event.subject, event.model_dump_json().encode()) == event
 
 
+def test_an_event_from_before_keys_had_ids_is_read() -> None:
+    event = ended()
+    document = json.loads(event.model_dump_json())
+    del document["key_id"]
+    assert parse(event.subject, json.dumps(document).encode()) == event.model_copy(update={"key_id": None})
+
+
 def test_an_event_of_a_later_version_is_not_an_unreadable_one() -> None:
     event = ended()
     later = json.dumps({"version": 2, "new": True}).encode()

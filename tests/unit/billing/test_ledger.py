@@ -2,6 +2,7 @@
 
 import json
 from decimal import Decimal
+from hashlib import sha256
 from typing import Any
 from uuid import uuid4
 
@@ -43,6 +44,7 @@ async def test_an_entry_says_what_was_used_and_what_it_cost(ledger: Ledger) -> N
         LedgerLine(
             batch_id=event.batch.id,
             tenant="team-a",
+            key_id=sha256(b"key-1").hexdigest(),
             key_alias="key-1",
             model="llama",
             endpoint="/v1/chat/completions",

@@ -133,6 +133,7 @@ class BatchRecord(BaseModel):
     completion_window: str = "24h"
     metadata: dict[str, str] | None = None
     output_expires_after: ExpiresAfter | None = None
+    key_id: str | None = None
     key_alias: str | None = None
 
     status: BatchStatus = BatchStatus.VALIDATING
@@ -414,6 +415,7 @@ def to_event(record: BatchRecord, status: BatchStatus) -> BatchEvent:
         raw_batch_id=record.raw_id,
         status=status,
         batch=to_batch(record),
+        key_id=record.key_id,
         key_alias=record.key_alias,
         usage_by_deployment=record.usage_by_deployment,
     )

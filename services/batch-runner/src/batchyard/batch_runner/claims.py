@@ -176,5 +176,6 @@ def _key_of(tenant: str, key: str) -> str:
 
 
 def _tries_of(tenant: str, command: OnceOnly) -> str:
-    who = hashlib.sha256(f"{command.key_alias or ''} {command.fingerprint()}".encode(errors="surrogatepass"))
-    return f"{encode_token(tenant)}.try.{who.hexdigest()}"
+    who = command.key_id or command.key_alias or ""
+    digest = hashlib.sha256(f"{who} {command.fingerprint()}".encode(errors="surrogatepass"))
+    return f"{encode_token(tenant)}.try.{digest.hexdigest()}"

@@ -95,6 +95,7 @@ class Creation:
             completion_window=command.completion_window,
             metadata=command.metadata,
             output_expires_after=command.output_expires_after,
+            key_id=command.key_id,
             key_alias=command.key_alias,
             created_at=now,
             expires_at=now + seconds_of(command.completion_window),

@@ -102,6 +102,7 @@ def retry_record(
         completion_window=window,
         metadata=command.metadata if command.metadata is not None else ended.metadata,
         output_expires_after=ended.output_expires_after,
+        key_id=command.key_id,
         key_alias=command.key_alias,
         created_at=now,
         expires_at=now + seconds_of(window),

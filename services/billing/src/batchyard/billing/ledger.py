@@ -146,6 +146,7 @@ def make_entry(event: BatchEvent, priced: Priced, currency: str, now: float) -> 
     line = LedgerLine(
         batch_id=batch.id,
         tenant=event.tenant,
+        key_id=event.key_id,
         key_alias=event.key_alias,
         model=batch.model,
         endpoint=batch.endpoint,

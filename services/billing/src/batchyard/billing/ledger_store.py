@@ -33,10 +33,10 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where an entry stands in a tenant's ledger: by the batch's end (Unix s), then by raw batch ID."""
+    """Where an entry stands in a tenant's ledger: by the batch's end (Unix s), then by its own ID."""
 
     finished_at: int
-    batch_id: str
+    entry_id: str
 
 
 class LedgerStore:
@@ -45,7 +45,7 @@ class LedgerStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         insert = _INSERT[database.dialect](table)
-        self._add = insert.on_conflict_do_nothing().returning(table.c.batch_id)
+        self._add = insert.on_conflict_do_nothing().returning(table.c.entry_id)
 
     async def add(self, entry: LedgerEntry) -> bool:
         """Write `entry`, durably; False when its batch has an entry already, which stays as it was."""
@@ -55,20 +55,23 @@ class LedgerStore:
 
     async def position(self, tenant: str, batch_id: str) -> Position | None:
         """Where the entry of a batch (raw ID) stands, or None when `tenant` has no such entry."""
-        query = select(table.c.finished_at, table.c.batch_id).where(
-            table.c.tenant == tenant, table.c.batch_id == batch_id
+        query = (
+            select(table.c.finished_at, table.c.entry_id)
+            .where(table.c.tenant == tenant, table.c.batch_id == batch_id)
+            .order_by(table.c.finished_at, table.c.entry_id)
+            .limit(1)
         )
         async with self._database.reading() as connection:
             row = (await connection.execute(query)).one_or_none()
-        return None if row is None else Position(row.finished_at, row.batch_id)
+        return None if row is None else Position(row.finished_at, row.entry_id)
 
     async def page(self, selection: Selection, limit: int, after: Position | None = None) -> list[LedgerEntry]:
         """At most `limit` entries, newest first, from the one that follows `after`."""
-        order = tuple_(table.c.finished_at, table.c.batch_id)
+        order = tuple_(table.c.finished_at, table.c.entry_id)
         query = select(table).where(*_conditions(selection))
         if after is not None:
-            query = query.where(order < tuple_(literal(after.finished_at), literal(after.batch_id)))
-        query = query.order_by(table.c.finished_at.desc(), table.c.batch_id.desc()).limit(limit)
+            query = query.where(order < tuple_(literal(after.finished_at), literal(after.entry_id)))
+        query = query.order_by(table.c.finished_at.desc(), table.c.entry_id.desc()).limit(limit)
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).mappings().all()
         return [_entry(row) for row in rows]
@@ -99,7 +102,7 @@ class LedgerStore:
     async def check(self) -> None:
         """Return when an entry could be written now."""
         async with self._database.writing() as connection:
-            await connection.execute(select(table.c.batch_id).limit(1))
+            await connection.execute(select(table.c.entry_id).limit(1))
 
 
 _GROUPS: dict[GroupBy, ColumnElement[Any]] = {
@@ -132,6 +135,9 @@ def _values(entry: LedgerEntry) -> dict[str, Any]:
     usage = line.usage
     return {
         **{name: getattr(line, name) for name in _SAME},
+        "entry_id": f"{entry.raw_batch_id}.0",
+        "kind": "charge",
+        "position": 0,
         "batch_id": entry.raw_batch_id,
         "public_batch_id": line.batch_id,
         "event_id": entry.event_id,
@@ -142,6 +148,7 @@ def _values(entry: LedgerEntry) -> dict[str, Any]:
         "cached_tokens": usage.input_tokens_details.cached_tokens,
         "output_tokens": usage.output_tokens,
         "reasoning_tokens": usage.output_tokens_details.reasoning_tokens,
+        "busy_microseconds": 0,
         "usage_by_deployment": {name: used.model_dump() for name, used in entry.usage_by_deployment.items()},
         "prices": {name: dict(prices) for name, prices in entry.prices.items()},
     }

@@ -7,7 +7,11 @@ from sqlalchemy import JSON, BigInteger, Column, Dialect, Index, MetaData, Table
 from batchyard.billing.money import from_units, to_units
 
 metadata = MetaData(
-    naming_convention={"ix": "ix_%(table_name)s_%(column_0_N_name)s", "pk": "pk_%(table_name)s"},
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    },
 )
 
 
@@ -47,18 +51,23 @@ class Word(TypeDecorator[str]):
         return None if value is None else value.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
-# Times are Unix seconds. `batch_id` is the raw ID; `usage_by_deployment` and `prices` are keyed by deployment ID.
+# Times are Unix seconds. `batch_id` is the raw ID; `usage_by_deployment` and `prices` are keyed by deployment ID. An
+# entry is a `charge`, at its position among those of its batch, or an `adjustment`, which has an author and a reason.
 ledger_entries = Table(
     "ledger_entries",
     metadata,
     Column("tenant", Word, primary_key=True),
-    Column("batch_id", Word, primary_key=True),
-    Column("public_batch_id", Word, nullable=False),
-    Column("event_id", Word, nullable=False),
+    Column("entry_id", Word, primary_key=True),
+    Column("kind", Word, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("batch_id", Word),
+    Column("public_batch_id", Word),
+    Column("event_id", Word),
+    Column("key_id", Word),
     Column("key_alias", Word),
     Column("model", Word),
-    Column("endpoint", Word, nullable=False),
-    Column("status", Word, nullable=False),
+    Column("endpoint", Word),
+    Column("status", Word),
     Column("requests_total", BigInteger, nullable=False),
     Column("requests_completed", BigInteger, nullable=False),
     Column("requests_failed", BigInteger, nullable=False),
@@ -66,17 +75,35 @@ ledger_entries = Table(
     Column("cached_tokens", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
     Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("busy_microseconds", BigInteger, nullable=False),
     Column("cost", Money, nullable=False),
     Column("currency", Word, nullable=False),
+    Column("price_version", Word),
     Column("input_price", ExactDecimal),
     Column("cached_price", ExactDecimal),
     Column("output_price", ExactDecimal),
     Column("discount", ExactDecimal, nullable=False),
-    Column("batch_created_at", BigInteger, nullable=False),
+    Column("batch_created_at", BigInteger),
     Column("finished_at", BigInteger, nullable=False),
     Column("recorded_at", BigInteger, nullable=False),
     Column("metadata", JSON(none_as_null=True)),
     Column("usage_by_deployment", JSON, nullable=False),
     Column("prices", JSON, nullable=False),
-    Index(None, "tenant", "finished_at", "batch_id"),
+    Column("reason", Word),
+    Column("author", Word),
+    Index(None, "tenant", "finished_at", "entry_id"),
+    Index(None, "tenant", "batch_id"),
+    Index(None, "finished_at"),
+)
+
+# What was charged for what, from a moment (Unix s, included) until the next version's: `prices` is the whole book.
+price_versions = Table(
+    "price_versions",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("version", Word, nullable=False, unique=True),
+    Column("digest", Word, nullable=False),
+    Column("valid_from", BigInteger, nullable=False),
+    Column("recorded_at", BigInteger, nullable=False),
+    Column("prices", JSON, nullable=False),
 )

@@ -1,5 +1,6 @@
 """API keys: who is asking."""
 
+import hashlib
 import hmac
 from dataclasses import dataclass
 
@@ -20,9 +21,10 @@ _log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whom a request acts for. `key_alias` names the key on the ledger; None where no key was needed."""
+    """Whom a request acts for. `key_id` and `key_alias` name the key on the ledger; None where no key was needed."""
 
     tenant: str = DEFAULT_TENANT
+    key_id: str | None = None
     key_alias: str | None = None
 
 
@@ -60,7 +62,7 @@ class Keyring:
             raise AuthenticationFailed(_MISSING)
         if not hmac.compare_digest(presented.encode("latin-1"), self._master_key):
             raise AuthenticationFailed(f"Incorrect API key provided: {mask(presented)}.", code="invalid_api_key")
-        return Identity(key_alias="master")
+        return Identity(key_id=hashlib.sha256(self._master_key).hexdigest(), key_alias="master")
 
 
 def mask(key: str) -> str:

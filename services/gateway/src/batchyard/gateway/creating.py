@@ -49,7 +49,9 @@ async def create_batch(request: Request, caller: Caller) -> Batch | BatchValidat
         order = _Order({**order.members, "upload_key": place.object_key, "input_digest": digest}, None, order.dry_run)
     if order.dry_run:
         return await _validate(order, place, caller)
-    command = CreateBatch(**order.members, key_alias=caller.identity.key_alias, idempotency_key=key)
+    command = CreateBatch(
+        **order.members, key_id=caller.identity.key_id, key_alias=caller.identity.key_alias, idempotency_key=key
+    )
     return await _create(command, place, retries_of(request), caller)
 
 

@@ -24,7 +24,9 @@ async def call_once(command: C, retries: int | None, caller: Caller) -> Batch:
     if command.idempotency_key is not None:
         return await caller.call(command)
     memory = caller.gateway.failed_creates
-    wish = f"{caller.identity.tenant} {command.key_alias or ''} {command.verb} {command.fingerprint()}"
+    wish = (
+        f"{caller.identity.tenant} {command.key_id or command.key_alias or ''} {command.verb} {command.fingerprint()}"
+    )
     attempt = memory.attempt(wish, retries)
     told: Command[Batch] = command.model_copy(update={"attempt": attempt})
     try:

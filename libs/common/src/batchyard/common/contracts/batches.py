@@ -175,10 +175,12 @@ class Attempt(Contract):
 class OnceOnly(BaseModel):
     """A command that makes a batch, one batch however often it is sent.
 
-    `key_alias` names the key that asked, for billing. With an `idempotency_key` the same wish makes one batch, and
-    another wish under the same key is a conflict; an `attempt` does so for the retries of a client without a key.
+    `key_id` (the SHA-256 of the key in hex) and `key_alias` name the key that asked, for billing. With an
+    `idempotency_key` the same wish makes one batch, and another wish under the same key is a conflict; an `attempt`
+    does so for the retries of a client without a key.
     """
 
+    key_id: str | None = Field(default=None, max_length=64)
     key_alias: str | None = Field(default=None, max_length=512)
     idempotency_key: str | None = Field(default=None, min_length=1, max_length=IDEMPOTENCY_KEY_CHARACTERS)
     attempt: Attempt | None = None

@@ -22,6 +22,7 @@ class LedgerLine(Contract):
 
     batch_id: str
     tenant: str
+    key_id: str | None = None
     key_alias: str | None
     model: str | None
     endpoint: str

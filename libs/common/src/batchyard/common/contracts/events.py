@@ -13,7 +13,8 @@ class BatchEvent(Contract):
     """A batch has reached a status. Each status is reached at most once, so `id` names the fact for ever.
 
     `id` is also the `Nats-Msg-Id`: the server drops a second publication within its window, consumers drop later ones.
-    `usage_by_deployment` is keyed by deployment ID (see `config.Deployment.id`).
+    `key_id` is the SHA-256 in hex of the key that asked. `usage_by_deployment` is keyed by deployment ID (see
+    `config.Deployment.id`).
     """
 
     version: Literal[1] = 1
@@ -23,6 +24,7 @@ class BatchEvent(Contract):
     raw_batch_id: str
     status: BatchStatus
     batch: Batch
+    key_id: str | None = None
     key_alias: str | None = None
     usage_by_deployment: dict[str, Usage] = Field(default_factory=dict)
 
