@@ -136,7 +136,7 @@ def sent(sim: RunningSim) -> Counter[str]:
 
 @asynccontextmanager
 async def _jetstream(stack: RunningStack) -> AsyncIterator[Client]:
-    connection = await nats.connect(stack.nats.url, token=stack.nats.token)
+    connection = await nats.connect(stack.nats.url.split(","), token=stack.nats.token)
     try:
         yield connection
     finally:

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 from nats.aio.msg import Msg
@@ -33,6 +33,7 @@ from batchyard.batch_runner.worker import Worker
 from batchyard.common import subjects
 from batchyard.common.clock import SystemClock
 from batchyard.common.config import Config
+from batchyard.common.errors import ServiceUnavailable
 from batchyard.common.health import Check, HealthChecks
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.commands import CommandClient
@@ -116,7 +117,8 @@ async def _work(
 
     async def on_control(message: Msg) -> None:
         task = decode_step(message.data)
-        await worker.look_again(task.tenant, task.batch)
+        with suppress(ServiceUnavailable):  # it looks again by itself before long
+            await worker.look_again(task.tenant, task.batch)
 
     steps = WorkLoop(messaging.js, steps_consumer(settings), settings.step_slots, move)
     await steps.declare()

@@ -33,7 +33,8 @@ from batchyard.common.messaging.topology import (
 from batchyard.common.object_keys import BATCHES_PREFIX, batch_prefix, parse_batch_key
 from batchyard.common.objects import ObjectStore, read
 
-_SUBJECT_FULL = 10077
+_STORE_FAILED = 10077
+_SUBJECT_FULL = "maximum messages per subject exceeded"
 _MAX_TABLE_BYTES = 64 * 1024 * 1024
 _DELETE_BATCH = 500
 
@@ -93,9 +94,13 @@ class BatchStore:
             raise ServiceUnavailable(f"The stream {WORK} did not answer.") from error
 
     async def tidy_up(self, record: BatchRecord) -> None:
-        """Remove what was written for a batch after it had ended and been swept."""
+        """Remove what was written for a batch after it had ended and been swept.
+
+        Not where there is no record, as none is ever removed: a NATS server that stood still and is back believes for a
+        moment that it still leads, and does not know what came meanwhile.
+        """
         now = await self.get(record.tenant, record.raw_id)
-        if now is None or now.swept:
+        if now is not None and now.swept:
             await self.remove_objects(record)
             await self.forget_shards(record)
 
@@ -242,7 +247,12 @@ class BatchStore:
         try:
             await self._js.publish(subject, data, stream=stream, headers=headers)
         except APIError as error:
-            if error.err_code != _SUBJECT_FULL:
+            if not _is_queued_already(error):
                 raise ServiceUnavailable(f"The stream {stream} did not take a message: {error.description}") from error
         except (Error, OSError) as error:
             raise ServiceUnavailable(f"The stream {stream} did not answer.") from error
+
+
+def _is_queued_already(error: APIError) -> bool:
+    """Whether a queue refuses a message since its subject has one. A full disk, or a full stream, has the same code."""
+    return error.err_code == _STORE_FAILED and error.description == _SUBJECT_FULL

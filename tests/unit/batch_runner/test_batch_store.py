@@ -1,0 +1,95 @@
+"""What the store of batches does when NATS refuses, or does not know."""
+
+from pathlib import Path
+
+import pytest
+from nats.js.api import DiscardPolicy
+
+from batchyard.batch_runner.batch import BatchRecord
+from batchyard.batch_runner.batch_store import BatchStore
+from batchyard.common.contracts.batches import BatchStatus
+from batchyard.common.errors import ServiceUnavailable
+from batchyard.common.ids import new_raw_id
+from batchyard.common.messaging.topology import EVENTS, WORK
+from batchyard.common.object_keys import batch_prefix
+from batchyard.common.objects import LocalObjectStore
+from batchyard.common.service import Messaging
+
+ENDED = BatchStatus.COMPLETED
+
+
+@pytest.fixture
+def store(messaging: Messaging, tmp_path: Path) -> BatchStore:
+    return BatchStore(messaging.connection, messaging.js, LocalObjectStore(tmp_path / "objects"))
+
+
+@pytest.fixture
+def record() -> BatchRecord:
+    return BatchRecord(
+        raw_id=new_raw_id("batch"),
+        tenant="t",
+        endpoint="/v1/chat/completions",
+        input_file_id="file-x",
+        input_key="input",
+        pool="m",
+        status=ENDED,
+        outbox=(ENDED,),
+        created_at=1000,
+        expires_at=10**10,
+        shards=1,
+        dispatched=1,
+    )
+
+
+async def fill(messaging: Messaging, stream: str) -> None:
+    """Leave a stream no room for anything."""
+    config = (await messaging.js.stream_info(stream)).config
+    await messaging.js.update_stream(config.evolve(max_bytes=1, discard=DiscardPolicy.NEW))
+
+
+async def test_an_event_for_which_there_is_no_room_is_told_later(
+    store: BatchStore, messaging: Messaging, record: BatchRecord
+) -> None:
+    await store.records.create(record.key, record)
+    with_room = (await messaging.js.stream_info(EVENTS)).config
+    await fill(messaging, EVENTS)
+    with pytest.raises(ServiceUnavailable):
+        await store.announce(record, ENDED)
+    assert await store.get(record.tenant, record.raw_id) == record
+
+    await messaging.js.update_stream(with_room)
+    told = await store.announce(record, ENDED)
+    assert told is not None
+    assert told.outbox == ()
+    assert (await messaging.js.stream_info(EVENTS)).state.messages == 1
+
+
+async def test_a_shard_for_which_the_queue_has_no_room_does_not_count_as_queued(
+    store: BatchStore, messaging: Messaging, record: BatchRecord
+) -> None:
+    await fill(messaging, WORK)
+    with pytest.raises(ServiceUnavailable):
+        await store.queue_shard(record, 0)
+
+
+async def test_a_shard_that_is_queued_is_not_queued_again(
+    store: BatchStore, messaging: Messaging, record: BatchRecord
+) -> None:
+    for _ in range(2):
+        await store.queue_shard(record, 0)
+    assert (await messaging.js.stream_info(WORK)).state.messages == 1
+
+
+async def test_the_objects_of_a_batch_that_is_not_known_are_left_alone(store: BatchStore, record: BatchRecord) -> None:
+    key = f"{batch_prefix(record.tenant, record.raw_id)}input"
+    await store.objects.put(key, b"line")
+    await store.tidy_up(record)
+    await store.objects.stat(key)
+
+
+async def test_what_is_written_for_a_batch_that_was_swept_is_removed(store: BatchStore, record: BatchRecord) -> None:
+    swept = record.model_copy(update={"swept": True})
+    await store.records.create(record.key, swept)
+    await store.objects.put(f"{batch_prefix(record.tenant, record.raw_id)}input", b"line")
+    await store.tidy_up(record)
+    assert [info async for info in store.objects.list(batch_prefix(record.tenant, record.raw_id))] == []
