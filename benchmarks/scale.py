@@ -37,10 +37,10 @@ class Measured:
 
 
 @asynccontextmanager
-async def simulator(latency: float, capacity: int) -> AsyncIterator[tuple[str, int]]:
+async def simulator(latency: float, capacity: int, *more: str) -> AsyncIterator[tuple[str, int]]:
     """A simulated server in a process of its own: its URL and its process ID."""
     sim = await asyncio.create_subprocess_exec(
-        *("batchyard", "sim", "--port", "0", "--base-latency", str(latency), "--max-num-seqs", str(capacity)),
+        *("batchyard", "sim", "--port", "0", "--base-latency", str(latency), "--max-num-seqs", str(capacity), *more),
         stdout=asyncio.subprocess.PIPE,
     )
     assert sim.stdout is not None

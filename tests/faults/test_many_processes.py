@@ -21,7 +21,7 @@ from support.stack import config_for
 from .conftest import FaultYard, PatientSystem, said, variables
 from .endings import check_ended_well, encoded, ordinary, sent
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 in_one_loop = pytest.mark.asyncio(loop_scope="module")
 
 COUNTS = {"batch-runner": 3, "gateway": 2, "file-store": 2, "billing": 2}

@@ -26,7 +26,7 @@ from support.stack import config_for
 from .conftest import FaultYard, PatientSystem, variables
 from .endings import Line, check_ended_well, encoded, ordinary
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 in_one_loop = pytest.mark.asyncio(loop_scope="module")
 
 IS_LONG = "OUTAGE_SECONDS" in os.environ

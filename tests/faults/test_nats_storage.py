@@ -22,7 +22,7 @@ from support.stack import config_for
 from .conftest import FaultYard, PatientSystem, variables
 from .endings import check_ended_well, encoded, ordinary
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 FILLER = "FILLER"
 LINES = 240

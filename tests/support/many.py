@@ -14,7 +14,7 @@ from batchyard.cli.running import RunningStack
 from batchyard.cli.stack import GATEWAY, MODULES, Address, Nats, service_programs, with_port
 from batchyard.cli.supervisor import Supervisor
 
-_READY_WITHIN = 60.0
+_READY_WITHIN = 120.0
 
 
 @dataclass(frozen=True, slots=True)

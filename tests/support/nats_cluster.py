@@ -19,7 +19,7 @@ from nats.js.errors import APIError
 
 from support.nats import nats_server_binary
 
-_SETTLED_WITHIN = 60.0
+_SETTLED_WITHIN = 90.0
 _POLL = 0.05
 
 

@@ -1,17 +1,21 @@
 """Streams and consumers, as the server applies them: what is refused, replaced, redelivered, filtered."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.errors import APIError
+from pydantic import BaseModel, SecretStr
 
 from batchyard.common import subjects
 from batchyard.common.contracts.batches import BatchStatus
-from batchyard.common.errors import ConfigurationError
+from batchyard.common.errors import ConfigurationError, ServiceUnavailable
 from batchyard.common.messaging import topology
+from batchyard.common.messaging.records import Records
 from batchyard.common.messaging.topology import (
+    BATCHES_BUCKET,
     EVENTS,
     STEPS,
     WORK,
@@ -24,9 +28,14 @@ from batchyard.common.messaging.topology import (
     work_consumer,
 )
 from batchyard.common.service import Messaging, open_messaging
-from batchyard.common.settings import Settings
+from batchyard.common.settings import MIB, Settings
+from support.nats_cluster import running_cluster
 
 _TOO_MANY_FOR_SUBJECT = 10077
+
+
+class Big(BaseModel):
+    text: str
 
 
 @pytest.fixture
@@ -89,6 +98,42 @@ async def test_more_copies_than_there_are_servers_is_a_configuration_error(setti
     with pytest.raises(ConfigurationError, match="BATCHYARD_NATS_REPLICAS is 3"):
         async with open_messaging("test", settings.model_copy(update={"nats_replicas": 3})):
             pass
+
+
+async def test_more_room_than_there_is_is_a_configuration_error(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path / "small", 1, "max_file_store: 20MB") as server:
+        small = Settings(nats_url=server.url, nats_token=SecretStr(server.token))
+        async with open_messaging("test", small.model_copy(update={"nats_bucket_bytes": MIB, "events_max_bytes": MIB})):
+            pass
+        with pytest.raises(ConfigurationError, match="BATCHYARD_NATS_BUCKET_BYTES"):
+            async with open_messaging("test", small.model_copy(update={"nats_bucket_bytes": 10 * MIB})):
+                pass
+
+
+async def test_storage_is_chosen_once(js: JetStreamContext, settings: Settings) -> None:
+    with pytest.raises(ConfigurationError, match="BATCHYARD_NATS_STORAGE is memory"):
+        await declare_streams(js, settings.model_copy(update={"nats_storage": "memory"}))
+
+
+async def test_a_full_bucket_refuses_and_keeps_what_it_has(messaging: Messaging, settings: Settings) -> None:
+    await declare_streams(messaging.js, settings.model_copy(update={"nats_bucket_bytes": MIB}))
+    records = Records(messaging.js, BATCHES_BUCKET, Big)
+    for number in range(9):
+        await records.create(f"t.{number}", Big(text="x" * 100_000))
+    with pytest.raises(ServiceUnavailable):
+        await records.create("t.9", Big(text="x" * 200_000))
+    assert [entry.key async for entry in records.list("t")] == [f"t.{number}" for number in range(9)]
+    await declare_streams(messaging.js, settings)
+    await records.create("t.more", Big(text="x" * 100_000))
+
+
+async def test_the_oldest_events_make_room_for_new_ones(js: JetStreamContext, settings: Settings) -> None:
+    await declare_streams(js, settings.model_copy(update={"events_max_bytes": MIB}))
+    for number in range(20):
+        await js.publish(subjects.event("t", "batches", f"batch_{number}", "completed"), b"x" * 100_000)
+    state = (await js.stream_info(EVENTS)).state
+    assert state.bytes <= MIB
+    assert state.last_seq == 20
 
 
 async def test_everything_is_kept_on_disk(js: JetStreamContext, settings: Settings) -> None:

@@ -6,6 +6,8 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+MIB = 1024 * 1024
+
 
 class Settings(BaseSettings):
     """What every service needs to know."""
@@ -25,6 +27,13 @@ class Settings(BaseSettings):
     nats_password: SecretStr | None = Field(default=None, description="for NATS, with a user")
     nats_token: SecretStr | None = Field(default=None, description="for NATS, instead of user and password")
     nats_replicas: int = Field(default=1, ge=1, le=5, description="copies of each stream and bucket in a NATS cluster")
+    nats_storage: Literal["file", "memory"] = Field(
+        default="file",
+        description="where NATS keeps streams and buckets; what is in memory is lost with the last of their servers",
+    )
+    nats_bucket_bytes: int | None = Field(
+        default=None, ge=MIB, description="room set aside for each bucket; absent: what the server has in all"
+    )
 
     object_store: str = Field(
         default="file:///var/lib/batchyard/objects",
@@ -42,6 +51,11 @@ class Settings(BaseSettings):
         default=86_400, ge=1, description="seconds for which the Idempotency-Key of a new batch is remembered"
     )
     events_max_age: float = Field(default=30 * 86_400, gt=0, description="seconds for which events are kept")
+    events_max_bytes: int | None = Field(
+        default=None,
+        ge=MIB,
+        description="bytes of events that are kept at most, billed or not: the oldest go; absent: all of that age",
+    )
 
     operations_port: int | None = Field(
         default=None,

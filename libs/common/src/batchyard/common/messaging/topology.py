@@ -52,6 +52,9 @@ BILLING_CONSUMER = "billing"
 
 _NAME_TAKEN = 10058
 _NO_REPLICAS = 10074
+_NO_ROOM = 10047
+_OTHER_STORAGE = 10052
+_UNLIMITED = -1
 _DEDUPE_WINDOW = 120.0
 
 
@@ -77,7 +80,8 @@ def streams(settings: Settings) -> list[StreamConfig]:
             subjects=[subjects.ALL_EVENTS],
             retention=RetentionPolicy.LIMITS,
             max_age=settings.events_max_age,
-            storage=StorageType.FILE,
+            max_bytes=settings.events_max_bytes or _UNLIMITED,
+            storage=StorageType(settings.nats_storage),
             num_replicas=settings.nats_replicas,
             duplicate_window=_DEDUPE_WINDOW,
         ),
@@ -103,7 +107,7 @@ def _queue(name: str, description: str, subject: str, settings: Settings) -> Str
         subjects=[subject],
         retention=RetentionPolicy.WORK_QUEUE,
         max_msgs_per_subject=1,
-        storage=StorageType.FILE,
+        storage=StorageType(settings.nats_storage),
         num_replicas=settings.nats_replicas,
         duplicate_window=_DEDUPE_WINDOW,
     )
@@ -114,7 +118,7 @@ def _bucket(name: str, settings: Settings) -> StreamConfig:
     return StreamConfig(
         name=f"KV_{name}",
         subjects=[f"$KV.{name}.>"],
-        storage=StorageType.FILE,
+        storage=StorageType(settings.nats_storage),
         num_replicas=settings.nats_replicas,
         max_msgs_per_subject=1,
         discard=DiscardPolicy.NEW,
@@ -123,7 +127,8 @@ def _bucket(name: str, settings: Settings) -> StreamConfig:
         allow_direct=False,
         duplicate_window=_DEDUPE_WINDOW,
         max_consumers=-1,
-        max_msgs=-1,
+        max_msgs=_UNLIMITED,
+        max_bytes=settings.nats_bucket_bytes or _UNLIMITED,
     )
 
 
@@ -176,17 +181,21 @@ async def declare_streams(js: JetStreamContext, settings: Settings) -> None:
     """Make every stream and bucket exist with the settings above.
 
     Raises:
-        ConfigurationError: More copies are wanted than a server that stands alone can keep.
+        ConfigurationError: The server will never have them so: more copies are wanted than a server that stands alone
+            can keep, more room than it has, or another kind of storage than there is data in.
     """
+    hints = {
+        _NO_REPLICAS: f"BATCHYARD_NATS_REPLICAS is {settings.nats_replicas}, but this NATS server stands alone",
+        _NO_ROOM: "BATCHYARD_NATS_BUCKET_BYTES and BATCHYARD_EVENTS_MAX_BYTES want more room than this NATS server has",
+        _OTHER_STORAGE: f"BATCHYARD_NATS_STORAGE is {settings.nats_storage}, and NATS keeps what is there elsewhere",
+    }
     for config in streams(settings):
         try:
             await _declare_stream(js, config)
         except APIError as error:
-            if error.err_code != _NO_REPLICAS:
+            if error.err_code not in hints:
                 raise
-            raise ConfigurationError(
-                f"BATCHYARD_NATS_REPLICAS is {settings.nats_replicas}, but this NATS server is not part of a cluster"
-            ) from error
+            raise ConfigurationError(hints[error.err_code]) from error
 
 
 async def _declare_stream(js: JetStreamContext, config: StreamConfig) -> None:
