@@ -1,6 +1,6 @@
-"""A ledger on a real SQLite file of the test's own."""
+"""A ledger on a real database of the test's own: a SQLite file, and a database of a PostgreSQL server."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,16 @@ from batchyard.billing.database import Database, open_database
 from batchyard.billing.ledger import Ledger
 from batchyard.billing.ledger_store import LedgerStore
 from batchyard.common.clock import ManualClock
+from support.postgres import PostgresServer, postgresql_missing, running_postgres
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One server for all tests; each has a database of its own."""
+    if reason := postgresql_missing():
+        pytest.skip(reason)
+    with running_postgres() as server:
+        yield server
 
 
 @pytest.fixture
@@ -18,9 +28,12 @@ def database_file(tmp_path: Path) -> Path:
     return tmp_path / "ledger" / "billing.db"
 
 
-@pytest.fixture
-def database_url(database_file: Path) -> URL:
-    return make_url(f"sqlite+aiosqlite:///{database_file}")
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, database_file: Path) -> URL:
+    if request.param == "sqlite":
+        return make_url(f"sqlite+aiosqlite:///{database_file}")
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.database()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any
 
+import pytest
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
@@ -20,6 +21,9 @@ from batchyard.common.contracts.events import BatchEvent
 from batchyard.common.ids import encode_id, new_raw_id
 from batchyard.common.messaging.topology import Consumer, billing_consumer
 from batchyard.common.service import Messaging
+
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""For what only SQLite does, or what is done to its file."""
 
 FINISHED_AT = 1_767_225_600  # 2026-01-01T00:00:00Z
 PRICE = Price(input=Decimal("0.0000015"), output=Decimal("0.000006"), cached=Decimal("0.0000003"))
@@ -89,7 +93,7 @@ async def publish(js: JetStreamContext, event: BatchEvent, message_id: str | Non
     await js.publish(event.subject, event.model_dump_json().encode(), headers={"Nats-Msg-Id": message_id or event.id})
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]], within: float = 20.0) -> None:
+async def eventually(condition: Callable[[], Awaitable[bool]], within: float = 60.0) -> None:
     """Return when `condition` holds; fail when it does not within so many seconds."""
     deadline = time.monotonic() + within
     while not await condition():

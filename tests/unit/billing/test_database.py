@@ -11,7 +11,8 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import URL, Connection, text
-from unit.billing.ends import CONFIG, ended
+from sqlalchemy.ext.asyncio import create_async_engine
+from unit.billing.ends import CONFIG, ended, on_sqlite
 
 from batchyard.billing.database import Database, open_database
 from batchyard.billing.ledger import Ledger, Outcome
@@ -57,6 +58,17 @@ INSERT INTO ledger_entries VALUES (
 """What the first version of the schema looks like, with an entry."""
 
 
+async def executed(url: URL, *statements: str) -> None:
+    """Do something to a database behind the service's back."""
+    if url.database is not None and url.get_backend_name() == "sqlite":
+        Path(url.database).parent.mkdir(exist_ok=True)
+    engine = create_async_engine(url)
+    async with engine.begin() as connection:
+        for statement in statements:
+            await connection.exec_driver_sql(statement)
+    await engine.dispose()
+
+
 async def test_the_migrations_make_the_tables_that_the_code_uses(database: Database) -> None:
     def differences(connection: Connection) -> list[object]:
         return list(compare_metadata(MigrationContext.configure(connection), metadata))
@@ -73,11 +85,8 @@ async def test_an_existing_ledger_is_kept(database_url: URL) -> None:
             assert len((await ledger.spend("team-a", GetSpend())).data) == expected
 
 
-async def test_entries_from_before_are_the_first_of_their_batch(database_url: URL, database_file: Path) -> None:
-    database_file.parent.mkdir()
-    with sqlite3.connect(database_file) as raw:
-        raw.executescript(OLD_LEDGER)
-    raw.close()
+async def test_entries_from_before_are_the_first_of_their_batch(database_url: URL) -> None:
+    await executed(database_url, *OLD_LEDGER.split(";\n"))
     async with open_database(database_url, patience=0) as database:
         ledger = Ledger(LedgerStore(database), CONFIG, ManualClock())
         [line] = (await ledger.spend("team-a", GetSpend())).data
@@ -104,9 +113,8 @@ async def test_many_connections_may_migrate_at_once(database_url: URL) -> None:
 
 
 def test_two_processes_may_migrate_at_once(database_url: URL) -> None:
-    replicas = [
-        subprocess.Popen([sys.executable, "-c", MIGRATE, str(database_url)], stdin=subprocess.PIPE) for _ in range(2)
-    ]
+    url = database_url.render_as_string(hide_password=False)
+    replicas = [subprocess.Popen([sys.executable, "-c", MIGRATE, url], stdin=subprocess.PIPE) for _ in range(2)]
     for replica in replicas:
         assert replica.stdin is not None
         replica.stdin.write(b"\n")
@@ -117,6 +125,7 @@ def test_two_processes_may_migrate_at_once(database_url: URL) -> None:
         replica.stdin.close()
 
 
+@on_sqlite
 async def test_a_commit_outlives_the_process_and_the_power(database: Database) -> None:
     async with database.reading() as connection:
         pragmas = [
@@ -127,12 +136,10 @@ async def test_a_commit_outlives_the_process_and_the_power(database: Database) -
     assert pragmas == ["wal", full, 1, 1500]
 
 
-async def test_a_schema_from_the_future_is_left_alone(database_url: URL, database_file: Path) -> None:
+async def test_a_schema_from_the_future_is_left_alone(database_url: URL) -> None:
     async with open_database(database_url, patience=0):
         pass
-    with sqlite3.connect(database_file) as raw:
-        raw.execute("UPDATE alembic_version SET version_num = '9999'")
-    raw.close()
+    await executed(database_url, "UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(ConfigurationError, match="newer version of Batchyard"):
         async with open_database(database_url, patience=0):
             pass
@@ -154,6 +161,7 @@ async def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
             pass
 
 
+@on_sqlite
 async def test_the_start_waits_for_a_locked_database(database_url: URL, database_file: Path) -> None:
     database_file.parent.mkdir()
     lock = sqlite3.connect(database_file, check_same_thread=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
-from unit.billing.ends import ended
+from unit.billing.ends import ended, on_sqlite
 
 from batchyard.billing.app import checks
 from batchyard.billing.handlers import SERVICE, command_router
@@ -20,6 +20,7 @@ from batchyard.common.messaging.topology import billing_consumer, declare_consum
 from batchyard.common.service import Messaging
 
 ANYONE = "system"
+pytestmark = on_sqlite
 
 
 @pytest.fixture

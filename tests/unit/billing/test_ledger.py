@@ -203,10 +203,12 @@ async def test_entries_are_chosen_by_model_and_time(ledger: Ledger) -> None:
 
 async def test_prices_and_costs_are_kept_as_integers_and_text(database: Database, ledger: Ledger) -> None:
     await recorded(ledger, ended())
-    query = text("SELECT typeof(cost) AS kind, cost, input_price, prices FROM ledger_entries")
+    kind = "typeof(cost)" if database.dialect == "sqlite" else "pg_typeof(cost)::text"
+    query = text(f"SELECT {kind} AS kind, cost, input_price, CAST(prices AS TEXT) AS prices FROM ledger_entries")
     async with database.reading() as connection:
         row = (await connection.execute(query)).mappings().one()
-    assert (row["kind"], row["cost"], row["input_price"]) == ("integer", 7_800_000, "0.00000075")
+    assert row["kind"] in ("integer", "bigint")
+    assert (row["cost"], row["input_price"]) == (7_800_000, "0.00000075")
     assert json.loads(row["prices"])["one"]["input"] == "0.00000075"
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.billing.ends import ended, eventually, publish, quick_consumer, settled, started
+from sqlalchemy import URL
+from unit.billing.ends import ended, eventually, on_sqlite, publish, quick_consumer, settled, started
 
 from batchyard.billing.ledger import Ledger
 from batchyard.common.contracts.billing import GetSpend
@@ -37,13 +38,13 @@ batchyard_settings: {currency: EUR, batch_discount: 0.5, surprise: 1}
 
 
 @pytest.fixture
-def environment(settings: Settings, database_file: Path, tmp_path: Path) -> dict[str, str]:
+def environment(settings: Settings, database_url: URL, tmp_path: Path) -> dict[str, str]:
     config = tmp_path / "config.yaml"
     config.write_text(CONFIG)
     return os.environ | {
         "BATCHYARD_CONFIG": str(config),
         "BATCHYARD_NATS_URL": settings.nats_url,
-        "BATCHYARD_DATABASE_URL": f"sqlite:///{database_file}",
+        "BATCHYARD_DATABASE_URL": database_url.render_as_string(hide_password=False),
     }
 
 
@@ -118,6 +119,7 @@ async def test_what_a_killed_process_left_behind_is_recorded_once(
         assert sorted(await spent(client)) == sorted(event.batch.id for event in events)
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from nats.errors import Error
+from sqlalchemy import URL
 from structlog.testing import capture_logs
-from unit.billing.ends import CONFIG, ended, eventually, publish, quick_consumer, settled, started
+from unit.billing.ends import CONFIG, ended, eventually, on_sqlite, publish, quick_consumer, settled, started
 
 from batchyard.billing.ledger import Ledger
 from batchyard.billing.ledger_store import LedgerStore
@@ -62,6 +63,7 @@ async def test_an_event_becomes_one_entry_even_when_published_twice(
     assert [line.batch_id for line in (await ledger.spend("team-a", GetSpend())).data] == [event.batch.id]
 
 
+@on_sqlite
 async def test_only_the_ends_of_batches_are_read(
     messaging: Messaging, consumer: Consumer, ledger: Ledger, running: Running
 ) -> None:
@@ -91,6 +93,7 @@ async def test_two_replicas_share_the_work(messaging: Messaging, consumer: Consu
     assert await entries(ledger) == 50
 
 
+@on_sqlite
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b'{"version": "x"}', b"\xff"])
 async def test_what_cannot_be_read_is_terminated_and_blocks_nothing(
     data: bytes, messaging: Messaging, consumer: Consumer, ledger: Ledger, running: Running
@@ -117,6 +120,7 @@ async def test_numbers_that_cannot_be_true_are_terminated(
     assert await entries(ledger) == 0
 
 
+@on_sqlite
 async def test_an_event_under_the_subject_of_another_tenant_is_refused(
     messaging: Messaging, consumer: Consumer, ledger: Ledger, running: Running
 ) -> None:
@@ -129,6 +133,7 @@ async def test_an_event_under_the_subject_of_another_tenant_is_refused(
     assert await entries(ledger, "team-a") == await entries(ledger, "team-b") == 0
 
 
+@on_sqlite
 async def test_a_locked_database_delays_and_loses_nothing(
     messaging: Messaging, ledger: Ledger, database_file: Path
 ) -> None:
@@ -148,6 +153,7 @@ async def test_a_locked_database_delays_and_loses_nothing(
     assert await entries(ledger) == 3
 
 
+@on_sqlite
 async def test_a_database_that_cannot_be_written_delays_and_loses_nothing(
     messaging: Messaging, consumer: Consumer, ledger: Ledger, running: Running, database_file: Path
 ) -> None:
@@ -219,7 +225,7 @@ asyncio.run(main())
 
 
 async def test_a_replica_killed_between_commit_and_ack_leaves_one_entry(
-    messaging: Messaging, consumer: Consumer, ledger: Ledger, running: Running, settings: Settings, database_file: Path
+    messaging: Messaging, consumer: Consumer, ledger: Ledger, running: Running, settings: Settings, database_url: URL
 ) -> None:
     await declare_consumer(messaging.js, consumer)
     await publish(messaging.js, ended())
@@ -228,7 +234,7 @@ async def test_a_replica_killed_between_commit_and_ack_leaves_one_entry(
         "-c",
         KILLED_BEFORE_THE_ACK,
         settings.nats_url,
-        f"sqlite+aiosqlite:///{database_file}",
+        database_url.render_as_string(hide_password=False),
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
     )
     assert await asyncio.wait_for(replica.wait(), 30) == -signal.SIGKILL
@@ -241,6 +247,7 @@ async def test_a_replica_killed_between_commit_and_ack_leaves_one_entry(
     assert await entries(ledger) == 1
 
 
+@on_sqlite
 async def test_work_goes_on_when_nats_comes_back(tmp_path: Path, ledger: Ledger, consumer: Consumer) -> None:
     directory = tmp_path / "restarted"
     with running_nats(directory) as url:
@@ -271,6 +278,7 @@ async def _published(messaging: Messaging) -> bool:
     return True
 
 
+@on_sqlite
 async def test_a_consumer_that_was_lost_is_made_again(
     messaging: Messaging, consumer: Consumer, ledger: Ledger, running: Running
 ) -> None:
@@ -286,6 +294,7 @@ async def test_a_consumer_that_was_lost_is_made_again(
         await eventually(both)
 
 
+@on_sqlite
 async def test_stopping_takes_no_time(messaging: Messaging, running: Running) -> None:
     async with asyncio.timeout(2.0):
         async with running():

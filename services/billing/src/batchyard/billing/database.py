@@ -1,6 +1,6 @@
 """The database below the ledger: its engine, its transactions, its schema."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ _MIGRATION_LOCK = 0x62617463
 """PostgreSQL's advisory lock that one migrating replica holds ("batc")."""
 
 _POOL_SECONDS = 5.0
+_COMMAND_SECONDS = 120.0
+"""How long PostgreSQL may work on one statement."""
+
 _BEGIN = "sqlite_begin"
 _log = get_logger(__name__)
 
@@ -45,14 +48,16 @@ class Database:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that sees one state of the database and waits for no writer."""
-        async with self._begin("BEGIN") as connection:
+        # PostgreSQL's statements see one state each unless told otherwise.
+        options = {"isolation_level": "REPEATABLE READ"} if self.dialect == "postgresql" else {_BEGIN: "BEGIN"}
+        async with self._begin(options) as connection:
             yield connection
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that is committed at its end, or rolled back when an exception passes."""
         # A SQLite transaction that begins by reading cannot always be made a writing one later.
-        async with self._begin("BEGIN IMMEDIATE") as connection:
+        async with self._begin({_BEGIN: "BEGIN IMMEDIATE"}) as connection:
             yield connection
 
     async def migrate(self) -> None:
@@ -70,10 +75,10 @@ class Database:
                 raise ConfigurationError(f"The ledger belongs to a newer version of Batchyard: {error}") from error
 
     @asynccontextmanager
-    async def _begin(self, begin: str) -> AsyncIterator[AsyncConnection]:
+    async def _begin(self, options: Mapping[str, Any]) -> AsyncIterator[AsyncConnection]:
         try:
             async with self._engine.connect() as plain:
-                connection = await plain.execution_options(**{_BEGIN: begin})
+                connection = await plain.execution_options(**options)
                 async with connection.begin():
                     yield connection
         except DBAPIError as error:
@@ -110,7 +115,13 @@ async def open_database(url: URL, patience: float) -> AsyncIterator[Database]:
 
 
 def _postgresql_engine(url: URL) -> AsyncEngine:
-    return create_async_engine(url, hide_parameters=True, pool_timeout=_POOL_SECONDS, pool_pre_ping=True)
+    return create_async_engine(
+        url,
+        hide_parameters=True,
+        pool_timeout=_POOL_SECONDS,
+        pool_pre_ping=True,
+        connect_args={"timeout": _POOL_SECONDS, "command_timeout": _COMMAND_SECONDS},
+    )
 
 
 def _sqlite_engine(url: URL) -> AsyncEngine:
