@@ -9,7 +9,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from batchyard.batch_runner import batch as transitions
 from batchyard.batch_runner.batch import BatchRecord, IllegalTransition, NativeNote, ShardOutcome, to_batch, to_event
-from batchyard.common.contracts.batches import BatchProblem, BatchStatus, RequestCounts, Usage
+from batchyard.common.contracts.batches import (
+    MOST_WORK,
+    BatchProblem,
+    BatchStatus,
+    RequestCounts,
+    Usage,
+    Work,
+    added_work,
+)
 from batchyard.common.errors import Conflict
 
 RAW_ID = "batch_" + "0" * 32
@@ -36,8 +44,13 @@ def in_progress(shards: int = 3, dispatched: int = 3) -> BatchRecord:
     return transitions.dispatched(record, dispatched)
 
 
+WORK = Work(deployment="d", completed=9, failed=1, usage=USAGE, busy_microseconds=250)
+
+
 def outcome(shard: int) -> ShardOutcome:
-    return ShardOutcome(shard=shard, completed=9, failed=1, usage_by_deployment={"d": USAGE}, output_key=f"o{shard}")
+    return ShardOutcome(
+        shard=shard, completed=9, failed=1, usage_by_deployment={"d": USAGE}, work=(WORK,), output_key=f"o{shard}"
+    )
 
 
 def test_a_sound_input_puts_the_batch_in_progress() -> None:
@@ -216,6 +229,8 @@ class Life(RuleBasedStateMachine):
     def counts_are_those_of_the_shards_settled(self) -> None:
         assert self.record.completed == 9 * len(self.counted)
         assert self.record.usage_by_deployment.get("d", Usage()).total_tokens == 15 * len(self.counted)
+        assert sum(work.busy_microseconds for work in self.record.work) == 250 * len(self.counted)
+        assert sum(work.completed for work in self.record.work) == self.record.completed
 
     @invariant()
     def nothing_leaves_a_terminal_status(self) -> None:
@@ -236,3 +251,17 @@ class Life(RuleBasedStateMachine):
 
 TestLife = Life.TestCase
 TestLife.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+
+
+def test_a_batch_of_very_many_models_keeps_its_record_small() -> None:
+    many = [Work(model=f"m{number}", deployment="d", completed=1, busy_microseconds=2) for number in range(500)]
+    work = added_work(many[:300], many[300:], many)
+    assert len(work) <= MOST_WORK + 1
+    assert (sum(part.completed for part in work), sum(part.busy_microseconds for part in work)) == (1000, 2000)
+    assert added_work(reversed(work)) == work
+
+
+def test_a_record_from_before_there_was_work_is_read() -> None:
+    record = transitions.settled(in_progress(), outcome(0))
+    document = record.model_dump(exclude={"work", "key_id"})
+    assert BatchRecord.model_validate(document) == record.model_copy(update={"work": ()})

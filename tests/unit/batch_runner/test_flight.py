@@ -3,10 +3,12 @@
 import asyncio
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from batchyard.batch_runner.allowance import Allowance
 from batchyard.batch_runner.flight import Flight, Flights
-from batchyard.common.clock import SystemClock
+from batchyard.common.clock import ManualClock, SystemClock
 
 CLOCK = SystemClock()
 
@@ -70,3 +72,33 @@ async def test_an_answer_that_came_all_the_same_is_kept(flights: Flights) -> Non
     assert await task == "recalled but answered"
     assert flights.traffic.taken_back == 0
     assert task.cancelling() == 0
+
+
+moments = st.lists(
+    st.tuples(st.floats(0, 5), st.sampled_from(["begin", "end", "look"]), st.integers(0, 50)), max_size=60
+)
+
+
+@given(moments)
+async def test_shares_of_a_server_never_add_up_to_more_than_the_time(moments: list[tuple[float, str, int]]) -> None:
+    clock = ManualClock()
+    flights = Flights(Allowance(None, None, 0.0))
+    began = clock.monotonic()
+    there: list[Flight] = []
+    shares = alone = 0.0
+    for seconds, what, number in moments:
+        alone += seconds if there and not flights.others else 0.0
+        clock.advance(seconds)
+        if what == "begin":
+            there.append(Flight(flights, clock).__enter__())
+        elif what == "look":
+            flights.sees_others(number, clock.monotonic())
+        elif there:
+            ended = there.pop(number % len(there))
+            ended.__exit__(None, None, None)
+            shares += ended.busy
+    for flight in there:
+        flight.__exit__(None, None, None)
+        shares += flight.busy
+    assert alone <= shares + 1e-6
+    assert shares <= clock.monotonic() - began + 1e-6

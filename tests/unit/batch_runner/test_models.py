@@ -181,6 +181,10 @@ async def test_lines_of_several_models_may_use_any_of_their_names(open_yard: Cal
     assert reached.count("qwen") == 3
     assert "mistral" in reached
     assert set(reached) <= set(SERVED)
+    work = (await yard.record(batch)).work
+    assert sum(part.completed for part in work) == 7
+    assert {"llama", "own", "team-mistral", "team-qwen"} <= {part.model for part in work}
+    assert all(part.busy_microseconds > 0 for part in work)
 
 
 async def test_one_model_of_several_may_vanish_for_a_while(open_yard: Callable[..., Any], tmp_path: Path) -> None:

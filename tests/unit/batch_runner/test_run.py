@@ -204,7 +204,8 @@ async def test_two_runs_of_one_shard_never_write_the_same_object(
     await asyncio.gather(execute(one, bench), execute(two, bench))
     first, second = await one.settle(), await two.settle()
     assert first.output_key != second.output_key
-    assert first.model_copy(update={"output_key": None}) == second.model_copy(update={"output_key": None})
+    anyway = {"output_key": None, "work": ()}  # each has taken the servers' time
+    assert first.model_copy(update=anyway) == second.model_copy(update=anyway)
 
 
 TOPICS = 8

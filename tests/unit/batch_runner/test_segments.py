@@ -29,6 +29,8 @@ results = st.builds(
     tokens=st.builds(Tokens, *(st.integers(0, 10**6) for _ in range(4))),
     deployment=st.none() | st.text(min_size=1, max_size=20),
     text=st.binary(max_size=60).filter(lambda text: b"\n" not in text),
+    busy=st.integers(0, 10**12),
+    model=st.none() | st.text(min_size=1, max_size=20),
 )
 
 
@@ -46,6 +48,12 @@ def test_a_result_survives_its_segment(original: Result) -> None:
     encoded = encode_result(original)
     assert encoded.endswith(b"\n")
     assert decode_result(encoded[:-1]) == original
+
+
+def test_a_segment_from_before_there_was_a_time_is_read() -> None:
+    assert decode_result(b'7 c 1,2,3,4 d=2Fe {"id": 1}') == Result(
+        7, Kind.COMPLETED, Tokens(1, 2, 3, 4), "d/e", b'{"id": 1}'
+    )
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -4,7 +4,7 @@ import asyncio
 import random
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from batchyard.batch_runner.fairness import Claim
 from batchyard.batch_runner.flight import Flight
@@ -121,8 +121,9 @@ class Attempts:
     async def _fly(self, job: LineJob, member: Member, pool: Pool) -> Result | _Failed | None:
         """What an attempt came to; None for one that was taken back, which has cost the line nothing."""
         outcome: Result | _Failed | None = None
+        flight = Flight(member.flights, self._clock)
         try:
-            with Flight(member.flights, self._clock) as flight:
+            with flight:
                 outcome = await self._send(job, member)
                 if isinstance(outcome, Result):
                     flight.ended(outcome.tokens, is_refused=outcome.kind is Kind.FAILED)
@@ -130,7 +131,7 @@ class Attempts:
                     flight.failed(throttled=outcome.is_throttled, timed_out=outcome.failure is Failure.TIMED_OUT)
         finally:
             pool.release(member, job.claim)
-        return outcome
+        return replace(outcome, busy=int(flight.busy * 1e6)) if isinstance(outcome, Result) else outcome
 
     async def _send(self, job: LineJob, member: Member) -> Result | _Failed:
         deployment = member.deployment

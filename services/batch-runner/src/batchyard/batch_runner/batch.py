@@ -21,6 +21,8 @@ from batchyard.common.contracts.batches import (
     BatchStatus,
     RequestCounts,
     Usage,
+    Work,
+    added_work,
 )
 from batchyard.common.contracts.events import BatchEvent
 from batchyard.common.contracts.files import ExpiresAfter
@@ -50,6 +52,7 @@ class ShardOutcome(BaseModel):
     failed: int = 0
     not_run: int = 0
     usage_by_deployment: dict[str, Usage] = Field(default_factory=dict)
+    work: tuple[Work, ...] = ()
     output_key: str | None = None
     error_key: str | None = None
     problems: tuple[BatchProblem, ...] = ()
@@ -157,6 +160,7 @@ class BatchRecord(BaseModel):
     completed: int = 0
     failed: int = 0
     usage_by_deployment: dict[str, Usage] = Field(default_factory=dict)
+    work: tuple[Work, ...] = ()
 
     ending: Ending | None = None
     output_uuid: str | None = None
@@ -287,6 +291,7 @@ def settled(record: BatchRecord, outcome: ShardOutcome) -> BatchRecord:
             "completed": record.completed + outcome.completed,
             "failed": record.failed + outcome.failed,
             "usage_by_deployment": usage,
+            "work": added_work(record.work, outcome.work),
         }
     )
 
@@ -418,6 +423,7 @@ def to_event(record: BatchRecord, status: BatchStatus) -> BatchEvent:
         key_id=record.key_id,
         key_alias=record.key_alias,
         usage_by_deployment=record.usage_by_deployment,
+        work=record.work,
     )
 
 

@@ -75,6 +75,7 @@ class Control:
                 self._clock.now(),
             )
             self._tell_mode(pool, member, mode, steering.mode)
+            member.flights.sees_others(steering.others + siblings, self._clock.monotonic())
             if decision is not None:
                 member.queue = 0.0 if load is None else load.waiting
                 self._follow(pool, member, decision, before)

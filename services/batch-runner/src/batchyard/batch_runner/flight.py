@@ -11,13 +11,36 @@ from batchyard.common.clock import Clock
 
 
 class Flights:
-    """What this process has on one deployment, the oldest first."""
+    """What this process has on one deployment, the oldest first.
+
+    Attributes:
+        others: Requests of anybody else that were on the server when it was last looked at.
+    """
 
     def __init__(self, allowance: Allowance) -> None:
         self.allowance = allowance
         self.traffic = Traffic()
         self.under_way: dict[Flight, None] = {}
+        self.others = 0.0
+        self._share = 0.0
+        self._share_at = 0.0
         self._most = 0
+
+    def share_at(self, now: float) -> float:
+        """The seconds that one request would have had of the server by `now`, had it always been one of those there.
+
+        It grows by 1/n seconds a second while n requests are there, so that the shares of all who are there at a time
+        add up to that time, and never to more.
+        """
+        if self.under_way:
+            self._share += max(0.0, now - self._share_at) / (len(self.under_way) + self.others)
+        self._share_at = now
+        return self._share
+
+    def sees_others(self, others: float, now: float) -> None:
+        """Share the server with so many requests of others from `now` on."""
+        self.share_at(now)
+        self.others = others
 
     def begin(self, flight: "Flight") -> None:
         self.under_way[flight] = None
@@ -41,15 +64,20 @@ class Flight:
     Attributes:
         is_recalled: Whether it was taken back. Its context is then left without an error, and its line goes on as if
             nothing had been sent.
+        busy: Once it is over, its share of the deployment's time, in seconds.
     """
 
-    __slots__ = ("_began", "_cancelling", "_clock", "_expected", "_flights", "_task", "_tokens", "is_recalled")
+    __slots__ = (
+        *("_began", "_cancelling", "_clock", "_expected", "_flights", "_share", "_task", "_tokens"),
+        *("busy", "is_recalled"),
+    )
 
     def __init__(self, flights: Flights, clock: Clock) -> None:
         self._flights = flights
         self._clock = clock
         self._tokens: int | None = None
         self.is_recalled = False
+        self.busy = 0.0
 
     def __enter__(self) -> Self:
         task = asyncio.current_task()
@@ -58,6 +86,7 @@ class Flight:
         self._cancelling = task.cancelling()
         self._began = self._clock.monotonic()
         self._expected = self._flights.allowance.expected
+        self._share = self._flights.share_at(self._began)
         self._flights.begin(self)
         return self
 
@@ -65,6 +94,7 @@ class Flight:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         now = self._clock.monotonic()
+        self.busy = self._flights.share_at(now) - self._share
         del self._flights.under_way[self]
         self._flights.allowance.end(self._expected, self._tokens, now)
         if not self.is_recalled:

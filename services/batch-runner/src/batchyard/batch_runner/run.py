@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -209,7 +209,7 @@ class ShardRun:
                     "runner_lost",
                     f"Given up: {starts} runners in a row were lost while they worked on this request.",
                 )
-                self._gather(Result(job.line, Kind.FAILED, Tally.NO_TOKENS, None, text))
+                self._gather(Result(job.line, Kind.FAILED, Tally.NO_TOKENS, None, text), job)
         await self.checkpoint()
 
     @property
@@ -270,6 +270,7 @@ class ShardRun:
             failed=tally.failed,
             not_run=tally.not_run,
             usage_by_deployment=tally.usage_by_deployment(),
+            work=tally.work(),
             output_key=output_key,
             error_key=error_key,
         )
@@ -312,12 +313,14 @@ class ShardRun:
                 result = failed_line(job, error)
             if result is None:
                 return
-            self._gather(result)
+            self._gather(result, job)
             await self._room.wait()
             if self._stopped.done():
                 return
 
-    def _gather(self, result: Result) -> None:
+    def _gather(self, result: Result, job: LineJob) -> None:
+        if self._shard.model is None:
+            result = replace(result, model=job.model)
         self._tally.add(result)
         self._fresh.append(result)
         self._fresh_bytes += len(result.text)
@@ -365,7 +368,7 @@ class ShardRun:
     async def _fill(self, why: Stop) -> None:
         async for job in self._jobs():
             if job.line not in self._tally:
-                self._gather(not_run(job.line, job.identity, bytes(job.request.custom_id), why))
+                self._gather(not_run(job.line, job.identity, bytes(job.request.custom_id), why), job)
 
 
 def failed_line(job: LineJob, error: Exception) -> Result:

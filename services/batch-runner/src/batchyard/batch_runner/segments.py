@@ -4,9 +4,11 @@ A *segment* is a checkpoint: the results that a running shard has gathered since
 shard is done, its segments and what is still in memory are merged in input order into two *parts*, one for the output
 file and one for the error file.
 
-A segment has a line for each result: six fields, then the result line itself.
+A segment has a line for each result: the fields that are counted, then the result line itself.
 
-    <line> <kind> <prompt>,<cached>,<output>,<reasoning> <deployment> <result line>
+    <line> <kind> <prompt>,<cached>,<output>,<reasoning>,<busy> <deployment>/<model> <result line>
+
+Segments from before there were `busy` and the model are read as well; a model is named in a batch of several alone.
 """
 
 import heapq
@@ -34,26 +36,35 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one line. `line` counts from 1 in the input file; `text` is the result line without newline."""
+    """What became of one line. `line` counts from 1 in the input file; `text` is the result line without newline.
+
+    `busy` is the line's share of its deployment's time, in microseconds. `model` is told in a batch of several models.
+    """
 
     line: int
     kind: Kind
     tokens: Tokens
     deployment: str | None
     text: bytes
+    busy: int = 0
+    model: str | None = None
 
 
 def encode_result(result: Result) -> bytes:
     """One line of a segment, newline included."""
     tokens = result.tokens
-    return b"%d %b %d,%d,%d,%d %b %b\n" % (
+    who = encode_token(result.deployment) if result.deployment else _NOBODY
+    if result.model is not None:
+        who = f"{who}/{encode_token(result.model)}"
+    return b"%d %b %d,%d,%d,%d,%d %b %b\n" % (
         result.line,
         result.kind.encode(),
         tokens.prompt,
         tokens.cached,
         tokens.output,
         tokens.reasoning,
-        (encode_token(result.deployment) if result.deployment else _NOBODY).encode(),
+        result.busy,
+        who.encode(),
         result.text,
     )
 
@@ -61,14 +72,16 @@ def encode_result(result: Result) -> bytes:
 def decode_result(line: bytes) -> Result:
     """Raises ValueError for a line that `encode_result` did not make."""
     number, kind, tokens, deployment, text = line.split(b" ", 4)
-    prompt, cached, output, reasoning = map(int, tokens.split(b","))
-    who = deployment.decode()
+    prompt, cached, output, reasoning, *busy = map(int, tokens.split(b","))
+    who, _, model = deployment.decode().partition("/")
     return Result(
         line=int(number),
         kind=Kind(kind.decode()),
         tokens=Tokens(prompt, cached, output, reasoning),
         deployment=None if who == _NOBODY else decode_token(who),
         text=text,
+        busy=busy[0] if busy else 0,
+        model=decode_token(model) if model else None,
     )
 
 

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from batchyard.batch_runner.lines import Tokens
 from batchyard.batch_runner.segments import Kind, Result
-from batchyard.common.contracts.batches import Usage
+from batchyard.common.contracts.batches import Usage, Work, added_work
 
 
 class ShardProgress(BaseModel):
@@ -25,6 +25,7 @@ class ShardProgress(BaseModel):
     completed: int = 0
     failed: int = 0
     usage: Usage = Usage()
+    work: tuple[Work, ...] = ()
     starts: int = 0
     suspect: int | None = None
     caught: int = 0
@@ -36,14 +37,14 @@ class ShardProgress(BaseModel):
 
 
 class Tally:
-    """Counts and tokens by deployment. Of two results for a line the first one counts."""
+    """Counts, tokens and time by model and deployment. Of two results for a line the first one counts."""
 
     NO_TOKENS: ClassVar = Tokens()
 
     def __init__(self) -> None:
         self._lines: set[int] = set()
         self._counts = dict.fromkeys(Kind, 0)
-        self._tokens: dict[str, list[int]] = {}
+        self._work: dict[tuple[str | None, str | None], list[int]] = {}
 
     def __contains__(self, line: int) -> bool:
         return line in self._lines
@@ -53,13 +54,17 @@ class Tally:
             return
         self._lines.add(result.line)
         self._counts[result.kind] += 1
+        if result.kind is Kind.NOT_RUN:
+            return
         tokens = result.tokens
-        if result.deployment is not None and tokens != self.NO_TOKENS:
-            sums = self._tokens.setdefault(result.deployment, [0, 0, 0, 0])
-            sums[0] += tokens.prompt
-            sums[1] += tokens.cached
-            sums[2] += tokens.output
-            sums[3] += tokens.reasoning
+        sums = self._work.setdefault((result.model, result.deployment), [0] * 7)
+        sums[0] += result.kind is Kind.COMPLETED
+        sums[1] += result.kind is Kind.FAILED
+        sums[2] += result.busy
+        sums[3] += tokens.prompt
+        sums[4] += tokens.cached
+        sums[5] += tokens.output
+        sums[6] += tokens.reasoning
 
     @property
     def lines(self) -> int:
@@ -78,8 +83,26 @@ class Tally:
         return self._counts[Kind.NOT_RUN]
 
     def progress(self) -> ShardProgress:
-        usage = sum(self.usage_by_deployment().values(), Usage())
-        return ShardProgress(completed=self.completed, failed=self.failed, usage=usage)
+        work = self.work()
+        usage = sum((part.usage for part in work), Usage())
+        return ShardProgress(completed=self.completed, failed=self.failed, usage=usage, work=work)
+
+    def work(self) -> tuple[Work, ...]:
+        return added_work(
+            Work(
+                model=model,
+                deployment=deployment,
+                completed=completed,
+                failed=failed,
+                usage=Usage.of(*tokens),
+                busy_microseconds=busy,
+            )
+            for (model, deployment), (completed, failed, busy, *tokens) in self._work.items()
+        )
 
     def usage_by_deployment(self) -> dict[str, Usage]:
-        return {deployment: Usage.of(*sums) for deployment, sums in self._tokens.items()}
+        usage: dict[str, Usage] = {}
+        for part in self.work():
+            if part.deployment is not None and part.usage != Usage():
+                usage[part.deployment] = usage.get(part.deployment, Usage()) + part.usage
+        return usage

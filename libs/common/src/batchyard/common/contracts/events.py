@@ -6,7 +6,7 @@ from pydantic import Field
 
 from batchyard.common import subjects
 from batchyard.common.contracts.base import Contract
-from batchyard.common.contracts.batches import Batch, BatchStatus, RequestCounts, Usage
+from batchyard.common.contracts.batches import Batch, BatchStatus, RequestCounts, Usage, Work
 
 
 class BatchEvent(Contract):
@@ -14,7 +14,8 @@ class BatchEvent(Contract):
 
     `id` is also the `Nats-Msg-Id`: the server drops a second publication within its window, consumers drop later ones.
     `key_id` is the SHA-256 in hex of the key that asked. `usage_by_deployment` is keyed by deployment ID (see
-    `config.Deployment.id`).
+    `config.Deployment.id`); `work` tells the same by model as well, with the time it took. Events from before that, and
+    shards that were counted before, are in the former alone.
     """
 
     version: Literal[1] = 1
@@ -27,6 +28,7 @@ class BatchEvent(Contract):
     key_id: str | None = None
     key_alias: str | None = None
     usage_by_deployment: dict[str, Usage] = Field(default_factory=dict)
+    work: tuple[Work, ...] = ()
 
     @property
     def subject(self) -> str:
