@@ -55,7 +55,7 @@ fmt: setup ## Format and fix what can be fixed
 	@$(RUN)ruff format $(SOURCES)
 	@$(RUN)ruff check --fix $(SOURCES)
 
-docs: setup ## Write what docs/ holds of the code anew: OpenAPI, AsyncAPI, the tables of configuration.md
+docs: setup ## Write what is made from the code anew: OpenAPI, AsyncAPI, NATS' permissions, the tables of configuration.md
 	@$(RUN)python docs/generate.py
 	@PYTHONPATH=tests $(RUN)python -m support.configuration_docs
 

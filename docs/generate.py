@@ -4,19 +4,21 @@ import json
 import sys
 from pathlib import Path
 
+from batchyard.cli.nats_users import from_environment
 from batchyard.common.messaging.async_api import async_api
 from batchyard.gateway.app import routed_api
 
-_HERE = Path(__file__).parent
+_ROOT = Path(__file__).parents[1]
 
 
 def documents() -> dict[str, str]:
-    """Content by file name."""
-    made = {"openapi.json": routed_api().openapi(), "asyncapi.json": async_api()}
-    return {
+    """Content by path below the repository's root."""
+    made = {"docs/openapi.json": routed_api().openapi(), "docs/asyncapi.json": async_api()}
+    written = {
         name: f"{json.dumps(document, indent=2, ensure_ascii=False, sort_keys=True)}\n"
         for name, document in made.items()
     }
+    return {**written, "deploy/nats/users.conf": from_environment(())}
 
 
 def main(arguments: list[str]) -> int:
@@ -24,13 +26,13 @@ def main(arguments: list[str]) -> int:
     stale = {
         name: content
         for name, content in documents().items()
-        if not (_HERE / name).exists() or (_HERE / name).read_text() != content
+        if not (_ROOT / name).exists() or (_ROOT / name).read_text() != content
     }
     for name, content in stale.items():
         if "--check" in arguments:
-            print(f"docs/{name} is out of date: run `make docs`")
+            print(f"{name} is out of date: run `make docs`")
         else:
-            (_HERE / name).write_text(content)
+            (_ROOT / name).write_text(content)
     return 1 if stale and "--check" in arguments else 0
 
 

@@ -21,6 +21,7 @@ from batchyard.common.contracts.events import BatchEvent
 from batchyard.common.ids import encode_id, new_raw_id
 from batchyard.common.messaging.topology import Consumer, billing_consumer
 from batchyard.common.service import Messaging
+from batchyard.common.settings import Settings
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 """For what only SQLite does, or what is done to its file."""
@@ -106,7 +107,7 @@ async def started(messaging: Messaging, consumer: Consumer, ledger: Ledger) -> A
     """One replica that reads events; at the end of the context it has been stopped and has returned."""
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(EventSubscriber(messaging.js, consumer, ledger).run(stop))
+        tasks.create_task(EventSubscriber(messaging.js, consumer, ledger, Settings()).run(stop))
         try:
             yield
         finally:

@@ -218,7 +218,7 @@ async def main():
     settings = Settings(nats_url=sys.argv[1])
     async with open_database(make_url(sys.argv[2]), 10) as database, open_messaging("billing", settings) as messaging:
         ledger = Ledger(LedgerStore(database), CONFIG, SystemClock())
-        await EventSubscriber(messaging.js, quick_consumer(), ledger).run(asyncio.Event())
+        await EventSubscriber(messaging.js, quick_consumer(), ledger, settings).run(asyncio.Event())
 
 asyncio.run(main())
 """

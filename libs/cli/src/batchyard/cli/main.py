@@ -61,6 +61,25 @@ Each problem is a line `FILE:LINE: code: message` on stdout, at most 100 of them
 **Exit codes:** 0 the file is fine; 1 it has problems; 2 used or configured wrongly; 130 interrupted.
 """
 
+_NATS_CONFIG_EXAMPLES = """\
+**For a server's `include`:** `batchyard nats-config /etc/nats/batchyard --tenant reports`
+
+**A new password for one of them:** `batchyard nats-config /etc/nats/batchyard --tenant reports --rotate tenant-reports`
+
+**With passwords from the environment:** `batchyard nats-config --env > users.conf`
+
+Then `nats-server --signal reload`. docs/nats.md says what each user may do.
+
+**Exit codes:** 0 written; 2 used wrongly.
+"""
+_TOPOLOGY_EXAMPLES = """\
+**After an upgrade, before the services:** `BATCHYARD_NATS_USER=topology BATCHYARD_NATS_PASSWORD=… batchyard topology`
+
+What is there is kept and brought up to date. Services with BATCHYARD_DECLARE_TOPOLOGY=false wait for it.
+
+**Exit codes:** 0 everything is there; 1 NATS did not answer; 2 misconfigured.
+"""
+
 app = typer.Typer(
     help="The OpenAI Files and Batch API for people who run their own vLLM servers.",
     epilog=_EXAMPLES,
@@ -173,6 +192,51 @@ def validate_command(
 
     options = ValidateOptions(file, endpoint, model, config, url, key, as_json)
     _run(lambda _: validate(options), when_interrupted=EXIT_INTERRUPTED)
+
+
+@app.command("nats-config", epilog=_NATS_CONFIG_EXAMPLES)
+def nats_config_command(
+    directory: Annotated[
+        Path | None,
+        typer.Argument(help="Where users.conf and a file for each password are written.", show_default=False),
+    ] = None,
+    tenant: Annotated[
+        list[str] | None, typer.Option(help="An internal tenant that gets a user of its own; repeatable.")
+    ] = None,
+    tenants: Annotated[
+        Path | None, typer.Option(help="A file with one internal tenant a line.", exists=True, dir_okay=False)
+    ] = None,
+    rotate: Annotated[
+        list[str] | None, typer.Option(help="A user that gets a new password, such as billing; repeatable.")
+    ] = None,
+    env: Annotated[
+        bool, typer.Option("--env", help="Print users.conf with passwords from nats-server's environment instead.")
+    ] = False,
+) -> None:
+    """Write the users of a NATS server: one for each service and internal tenant, with what it may do.
+
+    Passwords that are there already are kept.
+    """
+    # No other command needs bcrypt.
+    from batchyard.cli.nats_users import nats_config  # noqa: PLC0415
+
+    try:
+        said = nats_config(directory, tenant or (), tenants, rotate or (), from_env=env)
+    except Failure as failure:
+        console.fail(failure.message)
+        raise typer.Exit(failure.exit_code) from None
+    typer.echo(said, nl=False)
+
+
+@app.command("topology", epilog=_TOPOLOGY_EXAMPLES)
+def topology_command() -> None:
+    """Make the streams and buckets in NATS, once, for services that may not do so themselves.
+
+    Where NATS is, and as whom, is said by BATCHYARD_NATS_URL, BATCHYARD_NATS_USER and BATCHYARD_NATS_PASSWORD.
+    """
+    from batchyard.common.declare import main  # noqa: PLC0415  it takes the process over
+
+    main()
 
 
 app.command("sim", help="Run a simulated vLLM server: no model, deterministic answers, faults on demand.")(sim)

@@ -1,17 +1,15 @@
 """The NATS server of one machine: its configuration, its token, and where it listens."""
 
 import json
-import os
 import secrets
 import shutil
 import sys
 from pathlib import Path
 
 from batchyard.cli.failures import EXIT_MISCONFIGURED, Failure
+from batchyard.cli.private_files import write_file
 from batchyard.cli.stack import Nats
 from batchyard.cli.waiting import until_found
-
-_PRIVATE = 0o600
 
 
 class NatsServer:
@@ -61,7 +59,7 @@ class NatsServer:
                 "",
             )
         )
-        _write_private(self.config, text)
+        write_file(self.config, text)
 
 
 def nats_server_binary() -> Path:
@@ -78,14 +76,5 @@ def _token(path: Path) -> str:
         return path.read_text(encoding="ascii")
     except FileNotFoundError:
         token = secrets.token_urlsafe(32)
-        _write_private(path, token)
+        write_file(path, token)
         return token
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Replace a file's content in one step, readable by nobody else."""
-    temporary = path.with_name(f"{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE), "w", encoding="utf-8") as file:
-        file.write(text)
-    temporary.replace(path)

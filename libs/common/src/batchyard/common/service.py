@@ -21,6 +21,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 from batchyard.common.errors import BatchyardError, ConfigurationError
 from batchyard.common.logs import configure_logging, get_logger
 from batchyard.common.messaging.broker import connection_of, create_broker
+from batchyard.common.messaging.presence import TopologyMissing, check_topology
 from batchyard.common.messaging.topology import declare_streams
 from batchyard.common.objects import ObjectStore, open_object_store
 from batchyard.common.operations import Operations, open_operations
@@ -65,14 +66,14 @@ class Messaging:
 
 @asynccontextmanager
 async def open_messaging(service: str, settings: Settings) -> AsyncIterator[Messaging]:
-    """Connect, wait until JetStream answers, declare the topology; drain and close at the end.
+    """Connect, wait until JetStream answers, declare the topology, or wait for it; drain and close at the end.
 
     The broker is connected but not started: include routers, then `await broker.start()`.
     """
     stop = _stop_asked.get()
     broker = create_broker(service, settings, on_lost=stop.set if stop is not None else lambda: None)
     try:
-        yield await _unless_stopped(_connect(broker, settings))
+        yield await _unless_stopped(_connect(service, broker, settings))
     finally:
         await broker.stop()
     if broker.lost:
@@ -80,17 +81,20 @@ async def open_messaging(service: str, settings: Settings) -> AsyncIterator[Mess
         raise MessagingLost("the connection to NATS was closed by the server")
 
 
-async def _connect(broker: NatsBroker, settings: Settings) -> Messaging:
+async def _connect(service: str, broker: NatsBroker, settings: Settings) -> Messaging:
     connection = await connection_of(broker)
     js = connection.jetstream(timeout=10)
     async for attempt in AsyncRetrying(
-        retry=retry_if_exception_type((Error, OSError)),
+        retry=retry_if_exception_type((Error, OSError, TopologyMissing)),
         wait=wait_exponential_jitter(multiplier=0.1, max=2),
         stop=stop_after_delay(_JETSTREAM_PATIENCE),
         reraise=True,
     ):
         with attempt:
-            await declare_streams(js, settings)
+            if settings.declare_topology:
+                await declare_streams(js, settings)
+            else:
+                await check_topology(js, settings, service)
     return Messaging(broker, connection, js)
 
 

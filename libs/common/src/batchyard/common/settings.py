@@ -35,6 +35,11 @@ class Settings(BaseSettings):
         default=None, ge=MIB, description="room set aside for each bucket; absent: what the server has in all"
     )
 
+    declare_topology: bool = Field(
+        default=True,
+        description="make the streams and buckets that are not there; false: wait until `batchyard topology` has",
+    )
+
     object_store: str = Field(
         default="file:///var/lib/batchyard/objects",
         description="file:///directory, or s3://bucket?endpoint=http://host:9000",

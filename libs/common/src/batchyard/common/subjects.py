@@ -7,6 +7,7 @@
     batchyard.v1.step.<tenant>.<batch>             stream STEPS; at most one message per batch
     batchyard.v1.live.<tenant>.batches.<id>        core NATS: progress ticks, not persisted
     batchyard.v1.ctl.batches.<id>                  core NATS: broadcast to every runner
+    _INBOX.<user>.…                                replies to a user of NATS that has permissions
 
 The tenant is a token of the subject so that NATS' own permissions can enforce tenancy.
 """
@@ -60,6 +61,11 @@ def command_pattern(noun: str, verb: str) -> str:
     return f"{ROOT}.cmd.{{tenant}}.{noun}.{verb}"
 
 
+def command_filter(noun: str = "*", verb: str = "*", *, tenant: str | None = None) -> str:
+    """A filter over commands; what is not given matches everything."""
+    return f"{ROOT}.cmd.{encode_token(tenant) if tenant is not None else '*'}.{noun}.{verb}"
+
+
 def event(tenant: str, noun: str, object_id: str, what: str) -> str:
     """Where a fact about one object is published."""
     return f"{ROOT}.evt.{encode_token(tenant)}.{noun}.{encode_token(object_id)}.{what}"
@@ -107,6 +113,11 @@ def live(tenant: str, batch_id: str) -> str:
     return f"{ROOT}.live.{encode_token(tenant)}.batches.{encode_token(batch_id)}"
 
 
+def live_filter(tenant: str) -> str:
+    """The progress ticks of all batches of a tenant."""
+    return f"{ROOT}.live.{encode_token(tenant)}.batches.*"
+
+
 def control(batch_id: str) -> str:
     """Broadcast to the runners about one batch."""
     return f"{ROOT}.ctl.batches.{encode_token(batch_id)}"
@@ -116,6 +127,11 @@ BATCH_EVENT_PATTERN = f"{ROOT}.evt.{{tenant}}.batches.{{batch}}.{{status}}"
 LIVE_PATTERN = f"{ROOT}.live.{{tenant}}.batches.{{batch}}"
 """What `event` and `live` make, with names in place of values: for documents."""
 
+INBOX = "_INBOX"
+"""Where replies go. Nothing else is answered there, and nothing is answered elsewhere."""
+
+ALL_INBOXES = f"{INBOX}.>"
+ALL_LIVE = f"{ROOT}.live.*.batches.*"
 ALL_EVENTS = f"{ROOT}.evt.>"
 ALL_WORK = f"{ROOT}.work.>"
 ALL_STEPS = f"{ROOT}.step.>"

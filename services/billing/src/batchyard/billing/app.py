@@ -12,7 +12,8 @@ from batchyard.billing.subscriber import EventSubscriber
 from batchyard.common.clock import SystemClock
 from batchyard.common.health import Check, HealthChecks
 from batchyard.common.logs import get_logger
-from batchyard.common.messaging.topology import Consumer, billing_consumer, declare_consumer
+from batchyard.common.messaging.presence import bind_consumer
+from batchyard.common.messaging.topology import Consumer, billing_consumer
 from batchyard.common.operations import ready_when
 from batchyard.common.reloading import following_config, read_config
 from batchyard.common.service import Messaging, Serve, open_messaging
@@ -35,14 +36,14 @@ def create_app(settings: BillingSettings) -> Serve:
         ):
             ledger = Ledger(LedgerStore(database), config, SystemClock())
             consumer = billing_consumer()
-            await declare_consumer(messaging.js, consumer)
+            await bind_consumer(messaging.js, consumer, settings)
             async with HealthChecks(SERVICE, checks(messaging, consumer, ledger)) as health:
                 messaging.broker.include_router(command_router(ledger, health))
                 await messaging.broker.start()
                 ready_when(health)
                 _log.info("service.started", database=settings.database.render_as_string(hide_password=True))
                 async with following_config(settings, config, stop, ledger.use):
-                    await EventSubscriber(messaging.js, consumer, ledger).run(stop)
+                    await EventSubscriber(messaging.js, consumer, ledger, settings).run(stop)
 
     return serve
 

@@ -20,7 +20,9 @@ from batchyard.common.contracts.events import BatchEvent
 from batchyard.common.crash import crash_point
 from batchyard.common.errors import ServiceUnavailable
 from batchyard.common.logs import get_logger
-from batchyard.common.messaging.topology import Consumer, declare_consumer
+from batchyard.common.messaging.presence import TopologyMissing, bind_consumer
+from batchyard.common.messaging.topology import Consumer
+from batchyard.common.settings import Settings
 
 _KNOWN_VERSION = 1
 # After a restart of the server an outstanding fetch is lost, and work resumes when this time is over.
@@ -45,10 +47,11 @@ class EventSubscriber:
     Any number of replicas may read the same consumer.
     """
 
-    def __init__(self, js: JetStreamContext, consumer: Consumer, ledger: Ledger) -> None:
+    def __init__(self, js: JetStreamContext, consumer: Consumer, ledger: Ledger, settings: Settings) -> None:
         self._js = js
         self._consumer = consumer
         self._ledger = ledger
+        self._settings = settings
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then settle the message at hand and return."""
@@ -57,15 +60,15 @@ class EventSubscriber:
             while not stop.is_set():
                 try:
                     await self._read(stopping)
-                except (Error, OSError) as error:
+                except (Error, OSError, TopologyMissing) as error:
                     _log.warning("events.unavailable", error=repr(error))
                     await asyncio.wait({stopping}, timeout=_PAUSE_SECONDS)
         finally:
             stopping.cancel()
 
     async def _read(self, stopping: "asyncio.Task[bool]") -> None:
-        # Declared anew after every trouble: the consumer may have gone with a server that lost its data.
-        await declare_consumer(self._js, self._consumer)
+        # Anew after every trouble: the consumer may have gone with a server that lost its data.
+        await bind_consumer(self._js, self._consumer, self._settings)
         subscription = await self._js.pull_subscribe_bind(self._consumer.name, self._consumer.stream)
         try:
             while not stopping.done():

@@ -18,6 +18,7 @@ from nats.errors import ConnectionClosedError, Error, StaleConnectionError, Unex
 
 from batchyard.common.errors import ConfigurationError
 from batchyard.common.logs import get_logger
+from batchyard.common.messaging.permissions import inbox_prefix
 from batchyard.common.settings import Settings
 
 _PASSING = (ConnectionClosedError, StaleConnectionError, UnexpectedEOF, OSError)
@@ -52,6 +53,7 @@ def create_broker(service: str, settings: Settings, on_lost: Callable[[], None] 
         settings.nats_servers,
         name=service,
         security=_security(settings),
+        inbox_prefix=inbox_prefix(settings.nats_user),
         max_reconnect_attempts=-1,
         reconnect_time_wait=1,
         connect_timeout=5,

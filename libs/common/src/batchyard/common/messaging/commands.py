@@ -14,20 +14,13 @@ from batchyard.common import subjects
 from batchyard.common.contracts.base import Command, Reply
 from batchyard.common.errors import ApiError, InternalError, InvalidRequest, ServiceUnavailable
 from batchyard.common.logs import get_logger
+from batchyard.common.messaging.permissions import COMMAND_OWNERS
 
 R = TypeVar("R", bound=BaseModel)
 
 DEFAULT_TIMEOUT = 10.0
 _CONCURRENT_COMMANDS = 64
 _HEADERS = {"content-type": "application/json"}
-_OWNERS = {
-    "files": "file-store",
-    "uploads": "file-store",
-    "batches": "batch-runner",
-    "models": "batch-runner",
-    "fleet": "batch-runner",
-    "billing": "billing",
-}
 _log = get_logger(__name__)
 
 
@@ -73,7 +66,7 @@ class CommandClient:
 
 def owner_of(command: type[Command[Any]]) -> str:
     """The service that answers a command."""
-    return _OWNERS.get(command.noun, command.verb)
+    return COMMAND_OWNERS.get(command.noun, command.verb)
 
 
 @cache
@@ -97,7 +90,14 @@ def _unexpected_error(error: Exception) -> Reply[Any]:
 
 
 async def _decoded(message: Any, decode: Callable[[Any], Awaitable[Any]]) -> Any:
-    """A command as Python's values. Raises InvalidRequest for what no JSON parser reads."""
+    """A command as Python's values. Raises InvalidRequest for what no JSON parser reads.
+
+    One that asks for its answer anywhere but in an inbox gets none: a service may publish where its callers may not.
+    """
+    if message.reply_to and not message.reply_to.startswith(f"{subjects.INBOX}."):
+        _log.warning("command.reply_refused", reply=message.reply_to[:200], subject=message.raw_message.subject[:200])
+        message.reply_to = ""
+        raise InvalidRequest("A command is answered in an inbox alone.")
     try:
         return await decode(message)
     except (ValueError, RecursionError) as error:

@@ -1,7 +1,8 @@
 """Every stream, bucket and consumer, with its settings, in one place.
 
-Any service may declare the whole topology at its start: declaring is idempotent, and a setting that changed here is
-brought to the server, which would otherwise keep the old one silently.
+Any service may declare the whole topology at its start, unless its settings leave that to `batchyard topology`:
+declaring is idempotent, and a setting that changed here is brought to the server, which would otherwise keep the old
+one silently.
 """
 
 import hashlib
@@ -46,6 +47,17 @@ BUCKETS = (
     KEYS_BUCKET,
     TEAMS_BUCKET,
 )
+
+OWNED_STREAMS = {"batch-runner": (EVENTS, WORK, STEPS)}
+OWNED_BUCKETS = {
+    "file-store": (FILES_BUCKET, UPLOADS_BUCKET, PARTS_BUCKET),
+    "batch-runner": (BATCHES_BUCKET, SHARDS_BUCKET, PROGRESS_BUCKET, CREATIONS_BUCKET),
+    "gateway": (KEYS_BUCKET, TEAMS_BUCKET),
+}
+"""Whose they are: nobody else writes there."""
+
+WATCHED_BUCKETS = {service: (TEAMS_BUCKET,) for service in ("file-store", "batch-runner", "billing")}
+"""Whose records a service mirrors that are another's."""
 
 STEPS_CONSUMER = "steps"
 BILLING_CONSUMER = "billing"
