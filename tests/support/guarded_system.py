@@ -42,9 +42,8 @@ async def guarded_system(server: GuardedNats, directory: Path, config: Path) -> 
     common["object_store"] = f"file://{directory}/objects"
     await declare(Settings(**common, **server.settings(TOPOLOGY)), asyncio.Event())
     port_file = directory / "port"
-    services: list[asyncio.Task[Any]] = []
     async with AsyncExitStack() as exits:
-        for serve in (
+        serves = (
             file_store.serve(FileStoreSettings(**common, **server.settings(FILE_STORE))),
             batch_runner.serve(RunnerSettings(**common, **server.settings(BATCH_RUNNER))),
             create_app(
@@ -53,8 +52,8 @@ async def guarded_system(server: GuardedNats, directory: Path, config: Path) -> 
                 )
             ),
             gateway.serve(GatewaySettings(**common, **server.settings(GATEWAY), port=0, port_file=port_file)),
-        ):
-            services.append(await exits.enter_async_context(running(serve)))
+        )
+        services = [await exits.enter_async_context(running(serve)) for serve in serves]
         http = await exits.enter_async_context(
             httpx.AsyncClient(headers={"authorization": f"Bearer {MASTER_KEY}"}, timeout=60, trust_env=False)
         )

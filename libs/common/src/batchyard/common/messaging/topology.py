@@ -56,7 +56,7 @@ OWNED_BUCKETS = {
 }
 """Whose they are: nobody else writes there."""
 
-WATCHED_BUCKETS = {service: (TEAMS_BUCKET,) for service in ("file-store", "batch-runner", "billing")}
+WATCHED_BUCKETS = dict.fromkeys(("file-store", "batch-runner", "billing"), (TEAMS_BUCKET,))
 """Whose records a service mirrors that are another's."""
 
 STEPS_CONSUMER = "steps"
