@@ -18,7 +18,7 @@ from batchyard.common.contracts.batches import Batch, BatchErrors, BatchProblem,
 from batchyard.common.contracts.events import BatchEvent
 from batchyard.common.contracts.files import CreateFile, ExpiresAfter, File, GetFile, ListFiles, Purpose
 from batchyard.common.errors import NotFound
-from batchyard.common.messaging.commands import _OWNERS
+from batchyard.common.messaging.permissions import COMMAND_OWNERS
 from batchyard.common.subjects import EventSubject, parse_event
 
 FILE = File(id="file-1", bytes=3, created_at=1, filename="a.jsonl", purpose=Purpose.BATCH)
@@ -145,7 +145,7 @@ def test_usage_adds_up(parts: list[Usage]) -> None:
 @pytest.mark.parametrize("command", commands(), ids=lambda command: command.__name__)
 def test_every_command_has_an_owner(command: type[Command[Batch]]) -> None:
     services = {"file-store", "batch-runner", "billing"}
-    assert _OWNERS.get(command.noun, command.verb) in services
+    assert COMMAND_OWNERS.get(command.noun, command.verb) in services
 
 
 def test_no_two_commands_share_a_subject() -> None:

@@ -45,7 +45,7 @@ async def check_topology(js: JetStreamContext, settings: Settings, service: str)
         if wanted.name not in names:
             continue
         try:
-            found = await js.stream_info(wanted.name)
+            found = await js.stream_info(str(wanted.name))
         except NotFoundError:
             missing.append(f"stream {wanted.name}")
             continue
