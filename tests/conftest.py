@@ -8,6 +8,11 @@ import pytest
 from batchyard.common.service import Messaging, open_messaging
 from batchyard.common.settings import Settings
 from support.nats import running_nats
+from support.s3 import s3_server_told
+
+
+def pytest_report_header() -> str:
+    return f"S3 server: {s3_server_told()}"
 
 
 @pytest.fixture

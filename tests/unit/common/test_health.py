@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from structlog.testing import capture_logs
 
 from batchyard.common.contracts.health import CheckBilling, Health
 from batchyard.common.health import Check, HealthChecks
@@ -108,3 +109,19 @@ async def test_every_caller_gets_an_answer(callers: int) -> None:
     async with checking(0.05, nats=fine, database=Hanging()) as health:
         answers = await asyncio.gather(*(ask(health) for _ in range(callers)))
     assert [answer.checks["nats"] for answer in answers] == ["ok"] * callers
+
+
+async def test_what_begins_to_fail_and_what_recovers_is_logged_once() -> None:
+    outcomes = iter([fine, broken, broken, fine, fine])
+
+    async def changing() -> object:
+        return await next(outcomes)()
+
+    with capture_logs() as logs:
+        async with checking(disk=changing) as health:
+            for _ in range(5):
+                await ask(health)
+    assert [(log["event"], log["check"], log.get("reason")) for log in logs] == [
+        ("health.failing", "disk", "disk full"),
+        ("health.recovered", "disk", None),
+    ]

@@ -43,6 +43,12 @@ async def test_opening_an_upload_records_nothing(rig: Rig) -> None:
     assert (await rig.call(ListFiles())).data == []
 
 
+async def test_a_folder_has_no_urls_to_send_bytes_to(rig: Rig) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await rig.call(OpenPlace(presigned=True))
+    assert (caught.value.code, caught.value.param) == ("presigned_unsupported", "presigned")
+
+
 async def test_claiming_again_answers_the_same_file(rig: Rig) -> None:
     upload = await rig.upload()
     first = await rig.call(claim(upload.object_key))

@@ -5,9 +5,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Self
 
 from batchyard.common.contracts.health import CheckHealth, Health
+from batchyard.common.logs import get_logger
 from batchyard.common.tasks import end
 
 CHECK_SECONDS = 2.0
+_log = get_logger(__name__)
 
 Check = Callable[[], Awaitable[object]]
 
@@ -26,6 +28,7 @@ class HealthChecks:
         self._checks = checks
         self._timeout = timeout
         self._running: dict[str, asyncio.Task[str]] = {}
+        self._failing: set[str] = set()
 
     async def check(self, _tenant: str, _command: CheckHealth) -> Health:
         """Ask everything, and say what is wrong."""
@@ -39,6 +42,7 @@ class HealthChecks:
             if task.done() and self._running.get(name) is task:
                 del self._running[name]
         checks = {name: task.result() if task.done() else self._hanging() for name, task in tasks.items()}
+        self._tell(checks)
         status = "ok" if all(outcome == "ok" for outcome in checks.values()) else "unhealthy"
         return Health(service=self._service, status=status, checks=checks)
 
@@ -48,6 +52,16 @@ class HealthChecks:
     async def __aexit__(self, *_error: object) -> None:
         """End the checks that still hang."""
         await end(self._running.values())
+
+    def _tell(self, checks: Mapping[str, str]) -> None:
+        """Log what has begun to fail, with the reason, and what has recovered: not every look at it."""
+        for name, outcome in checks.items():
+            if outcome != "ok" and name not in self._failing:
+                self._failing.add(name)
+                _log.warning("health.failing", check=name, reason=outcome)
+            elif outcome == "ok" and name in self._failing:
+                self._failing.discard(name)
+                _log.info("health.recovered", check=name)
 
     def _hanging(self) -> str:
         return f"no answer within {self._timeout:g} s"

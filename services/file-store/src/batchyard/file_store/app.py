@@ -36,7 +36,7 @@ async def _run(settings: FileStoreSettings, stop: asyncio.Event) -> None:
         records = Records(messaging.js, FILES_BUCKET, FileRecord)
         clock = SystemClock()
         claim_within = settings.unclaimed_upload_max_age
-        files = Files(records, objects, clock, claim_within)
+        files = Files(records, objects, clock, claim_within, settings.upload_url_lifetime)
         upkeep = Upkeep(files, records, objects, clock, claim_within)
         upload_records = Records(messaging.js, UPLOADS_BUCKET, UploadRecord)
         part_records = Records(messaging.js, PARTS_BUCKET, PartRecord)

@@ -50,19 +50,42 @@ class Files:
         objects: Where the bytes are.
         clock: Says what has expired.
         claim_within: Seconds after their writing for which bytes may be claimed.
+        url_lifetime: Seconds for which bytes may be sent to a URL.
     """
 
-    def __init__(self, records: Records[FileRecord], objects: ObjectStore, clock: Clock, claim_within: float) -> None:
+    def __init__(
+        self,
+        records: Records[FileRecord],
+        objects: ObjectStore,
+        clock: Clock,
+        claim_within: float,
+        url_lifetime: float = 900.0,
+    ) -> None:
         self._records = records
         self._objects = objects
         self._clock = clock
         self._claim_within = claim_within
+        self._url_lifetime = url_lifetime
         self._listings = asyncio.Semaphore(_CONCURRENT_LISTINGS)
 
-    async def open_place(self, tenant: str, _command: OpenPlace) -> Place:
-        """Name a place for one file's bytes. Nothing is recorded."""
+    async def open_place(self, tenant: str, command: OpenPlace) -> Place:
+        """Name a place for one file's bytes, and its URL if one is asked for. Nothing is recorded.
+
+        Raises:
+            InvalidRequest: A URL is asked for, and the store has none.
+        """
         raw_id, object_key = new_place(tenant)
-        return Place(object_key=object_key, file_id=raw_id)
+        if not command.presigned:
+            return Place(object_key=object_key, file_id=raw_id)
+        expires_at = int(self._clock.now() + self._url_lifetime)
+        url = await self._objects.put_url(object_key, self._url_lifetime)
+        if url is None:
+            raise InvalidRequest(
+                "This installation keeps files in a folder, which has no URLs: write the bytes there yourself.",
+                param="presigned",
+                code="presigned_unsupported",
+            )
+        return Place(object_key=object_key, file_id=raw_id, upload_url=url, upload_url_expires_at=expires_at)
 
     async def create(self, tenant: str, command: CreateFile) -> File:
         """Record uploaded or inline bytes as a file; claiming the same upload again answers the same file.

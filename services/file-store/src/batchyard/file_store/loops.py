@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from batchyard.common.errors import ServiceUnavailable
 from batchyard.common.logs import get_logger
+from batchyard.common.objects import ObjectStoreUnavailable
 
 _log = get_logger(__name__)
 
@@ -27,6 +29,9 @@ async def until_done(interval: float, name: str, work: Work, stop: asyncio.Event
 async def _succeeds(name: str, work: Work) -> bool:
     try:
         await work()
+    except (ObjectStoreUnavailable, ServiceUnavailable) as error:
+        _log.warning("loop.failed", loop=name, error=str(error))  # an outage: where it was noticed says nothing
+        return False
     except Exception:  # noqa: BLE001  whatever it was, the next round tries again and commands are still answered
         _log.exception("loop.failed", loop=name)
         return False

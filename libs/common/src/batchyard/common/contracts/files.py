@@ -66,10 +66,16 @@ class DeletedFile(Contract):
 
 
 class Place(Contract):
-    """A place in the object store to put one file's bytes, and the ID the file will have once claimed."""
+    """A place in the object store to put one file's bytes, and the ID the file will have once claimed.
+
+    With `upload_url`, whoever has that URL may `PUT` the bytes there, in one request that begins before
+    `upload_url_expires_at` (Unix seconds). Each request replaces the bytes: claim them only when it has been answered.
+    """
 
     object_key: str
     file_id: str
+    upload_url: str | None = None
+    upload_url_expires_at: int | None = None
 
 
 class Download(Contract):
@@ -83,11 +89,17 @@ class Download(Contract):
 
 
 class OpenPlace(Command[Place]):
-    """Reserve a place for one file's bytes. Nothing is recorded: one never claimed by `CreateFile` is swept."""
+    """Reserve a place for one file's bytes. Nothing is recorded: one never claimed by `CreateFile` is swept.
+
+    `presigned` asks for a URL too, for a caller without credentials for the object store. A store that is a folder has
+    none: the answer is then an error with the code `presigned_unsupported`.
+    """
 
     noun: ClassVar = "files"
     verb: ClassVar = "open_place"
     result: ClassVar = Place
+
+    presigned: bool = False
 
 
 class CreateFile(Command[File]):

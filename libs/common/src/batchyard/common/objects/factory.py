@@ -13,7 +13,7 @@ from batchyard.common.objects.local import LocalObjectStore
 if TYPE_CHECKING:
     from batchyard.common.objects.port import ObjectStore
 
-_OPTIONS = frozenset({"endpoint", "region", "ca_file", "create_bucket"})
+_OPTIONS = frozenset({"endpoint", "region", "ca_file", "addressing", "create_bucket"})
 
 
 def open_object_store(
@@ -23,7 +23,8 @@ def open_object_store(
 
     - `file:///var/lib/batchyard/objects`: a folder of this machine.
     - `s3://bucket?endpoint=http://127.0.0.1:9000`: a bucket. Options: `region` (default us-east-1), `ca_file`
-      (path of a PEM file), `create_bucket` (`true` or `false`, the default).
+      (path of a PEM file with the authorities to trust instead of the system's), `addressing` (`path`, `virtual`, or
+      `auto`, the default: by host at AWS, by path elsewhere), `create_bucket` (`true` or `false`, the default).
 
     Args:
         url: Which store. It must not hold credentials.
@@ -50,7 +51,7 @@ def open_object_store(
 def _s3_store(bucket: str, query: str, access_key: str, secret_key: SecretStr) -> ObjectStore:
     # The client takes a quarter of a service's start to import: who keeps objects in a folder does without.
     from batchyard.common.objects.minio import MinioObjectStore  # noqa: PLC0415
-    from batchyard.common.objects.minio_client import MinioConfig  # noqa: PLC0415
+    from batchyard.common.objects.minio_client import Addressing, MinioConfig  # noqa: PLC0415
 
     options = {name: values[-1] for name, values in parse_qs(query, strict_parsing=bool(query)).items()}
     if unknown := options.keys() - _OPTIONS:
@@ -60,6 +61,9 @@ def _s3_store(bucket: str, query: str, access_key: str, secret_key: SecretStr) -
     create = options.get("create_bucket", "false")
     if create not in {"true", "false"}:
         raise ValueError("create_bucket is true or false")
+    addressing = options.get("addressing", Addressing.AUTO)
+    if addressing not in [*Addressing]:
+        raise ValueError("addressing is auto, path or virtual")
     return MinioObjectStore(
         MinioConfig(
             endpoint=options["endpoint"],
@@ -68,6 +72,7 @@ def _s3_store(bucket: str, query: str, access_key: str, secret_key: SecretStr) -
             secret_key=secret_key,
             region=options.get("region", "us-east-1"),
             ca_file=Path(options["ca_file"]) if "ca_file" in options else None,
+            addressing=Addressing(addressing),
             create_bucket=create == "true",
         )
     )

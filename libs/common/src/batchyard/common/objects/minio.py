@@ -37,7 +37,7 @@ class MinioObjectStore:
 
     A put holds at most `parallel_parts + 2` parts of `part_bytes` in memory. What a process that crashes in a
     put leaves is an unfinished multipart upload: MinIO drops these by itself after a day, other servers need a
-    lifecycle rule (AbortIncompleteMultipartUpload).
+    lifecycle rule (AbortIncompleteMultipartUpload), which a bucket that we make gets.
     """
 
     def __init__(self, config: MinioConfig) -> None:
@@ -64,6 +64,11 @@ class MinioObjectStore:
                 async for block in blocks:
                     await upload.send(block)
             return upload.result
+
+    async def put_url(self, key: str, seconds: float) -> str | None:
+        """See `ObjectStore.put_url`."""
+        check_key(key)
+        return self._client.put_url(key, seconds)
 
     async def get(self, key: str, *, start: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
         """See `ObjectStore.get`. An open stream holds one connection of `max_streams`."""

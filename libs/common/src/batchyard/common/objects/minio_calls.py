@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from batchyard.common.objects.errors import ObjectStoreError
-from batchyard.common.objects.minio_client import FAILURES, S3Client, explain
+from batchyard.common.objects.minio_client import S3Client
+from batchyard.common.objects.minio_errors import FAILURES, explain
 from batchyard.common.objects.threads import BlockingCalls, in_windows
 
 if TYPE_CHECKING:

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
-from xml.etree.ElementTree import ParseError
 
+import structlog
 import urllib3
 from minio import Minio
+from minio.commonconfig import ENABLED, Filter
 from minio.datatypes import Part
 from minio.deleteobjects import DeleteObject
-from minio.error import InvalidResponseError, S3Error, ServerError
+from minio.error import S3Error, ServerError
 from minio.helpers import check_bucket_name
+from minio.lifecycleconfig import AbortIncompleteMultipartUpload, LifecycleConfig, Rule
 from pydantic import SecretStr
 
-from batchyard.common.objects.errors import ObjectNotFound, ObjectStoreError, ObjectStoreUnavailable
+from batchyard.common.objects.errors import ObjectStoreUnavailable
+from batchyard.common.objects.minio_errors import MISSING
 from batchyard.common.objects.parts import MIN_PART_BYTES
 from batchyard.common.objects.port import ObjectInfo
 
@@ -36,12 +40,18 @@ if TYPE_CHECKING:
 
     from batchyard.common.objects.parts import Piece
 
-FAILURES = (InvalidResponseError, S3Error, ServerError, urllib3.exceptions.HTTPError, ParseError, OSError)
-"""What a call can raise when the server, or the way to it, fails."""
+_log = structlog.get_logger(__name__)
+_ABANDONED_DAYS = 1
+_MIN_URL_SECONDS, _MAX_URL_SECONDS = 1, 7 * 86_400
 
-_MISSING = frozenset({"NoSuchKey", "NoSuchObject"})
-_REFUSED = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"})
-_PASSING = frozenset({"NoSuchBucket", "RequestTimeout", "RequestTimeTooSkewed", "SlowDown", "TooManyRequests"})
+
+class Addressing(StrEnum):
+    """Where a request names the bucket: in its path, or as the first part of the host's name."""
+
+    AUTO = "auto"
+    """By host at AWS, by path everywhere else."""
+    PATH = "path"
+    VIRTUAL = "virtual"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +64,7 @@ class MinioConfig:
     secret_key: SecretStr = field(repr=False)
     region: str = "us-east-1"
     ca_file: Path | None = None
+    addressing: Addressing = Addressing.AUTO
     create_bucket: bool = False
     part_bytes: int = 8 * 1024 * 1024
     parallel_parts: int = 2
@@ -75,7 +86,7 @@ class MinioConfig:
 
 
 class S3Client(Minio):
-    """One bucket of an S3 server. Every method blocks, and raises one of `FAILURES`."""
+    """One bucket of an S3 server. Every method blocks, and raises one of `minio_errors.FAILURES`."""
 
     def __init__(self, config: MinioConfig) -> None:
         url = urlsplit(config.endpoint)
@@ -88,11 +99,26 @@ class S3Client(Minio):
             http_client=_connections(config),
         )
         self.bucket = config.bucket
+        match config.addressing:
+            case Addressing.VIRTUAL:
+                self.enable_virtual_style_endpoint()  # type: ignore[no-untyped-call]
+            case Addressing.PATH:
+                self.disable_virtual_style_endpoint()  # type: ignore[no-untyped-call]
 
     def put(self, key: str, data: bytes) -> ObjectInfo:
         """Store a whole object in one request."""
         result = self._put_object(self.bucket, key, data, {"Content-Type": "application/octet-stream"})
         return ObjectInfo(key, len(data), result.etag or "", _served_at(result.http_headers))
+
+    def put_url(self, key: str, seconds: float) -> str:
+        """Sign a URL under which anyone may PUT this object for so long. Nothing is sent.
+
+        Raises:
+            ValueError: S3 knows no such time.
+        """
+        if not _MIN_URL_SECONDS <= seconds <= _MAX_URL_SECONDS:
+            raise ValueError(f"a URL is valid for {_MIN_URL_SECONDS} to {_MAX_URL_SECONDS} seconds, not {seconds:g}")
+        return self.presigned_put_object(self.bucket, key, timedelta(seconds=seconds))
 
     def begin(self, key: str) -> str:
         """Begin a multipart upload, and return its ID."""
@@ -163,17 +189,25 @@ class S3Client(Minio):
     def remove(self, keys: Iterable[str]) -> None:
         """Delete at most 1,000 objects in one request."""
         for error in self.remove_objects(self.bucket, [DeleteObject(key) for key in keys]):
-            if error.code not in _MISSING:
+            if error.code not in MISSING:
                 raise ServerError(f"deleting failed: {error.code}", 500)
 
     def probe(self, *, create_bucket: bool) -> None:
-        """See whether the bucket is there (make it if so asked) and can be written."""
-        if not self.bucket_exists(self.bucket):
-            if not create_bucket:
-                raise ObjectStoreUnavailable(f"bucket {self.bucket!r} does not exist")
-            self._make_bucket()
+        """See whether the bucket is there (make it if so asked) and can be written.
+
+        By an upload that is dropped: to ask for the bucket itself takes another permission.
+        """
         key = ".check/write"
-        self.abort(key, self.begin(key))
+        try:
+            self.abort(key, self.begin(key))
+        except S3Error as error:
+            if error.code != "NoSuchBucket":
+                raise
+            if not create_bucket:
+                remedy = "make it, or add create_bucket=true to BATCHYARD_OBJECT_STORE"
+                raise ObjectStoreUnavailable(f"bucket {self.bucket!r} does not exist: {remedy}") from error
+            self._make_bucket()
+            self.abort(key, self.begin(key))
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -185,6 +219,21 @@ class S3Client(Minio):
         except S3Error as error:
             if error.code not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:  # by another process
                 raise
+        else:
+            self._drop_abandoned_uploads()
+
+    def _drop_abandoned_uploads(self) -> None:
+        """Have the server drop what is left of uploads whose process has died."""
+        rule = Rule(
+            ENABLED,
+            rule_filter=Filter(prefix=""),
+            rule_id="abandoned-uploads",
+            abort_incomplete_multipart_upload=AbortIncompleteMultipartUpload(_ABANDONED_DAYS),
+        )
+        try:
+            self.set_bucket_lifecycle(self.bucket, LifecycleConfig([rule]))
+        except (S3Error, ServerError) as error:  # MinIO does it unasked, and does not know the rule
+            _log.info("objects.no_lifecycle_rule", bucket=self.bucket, error=str(getattr(error, "code", error)))
 
 
 def described(found: Object) -> ObjectInfo:
@@ -192,24 +241,6 @@ def described(found: Object) -> ObjectInfo:
     modified_at = found.last_modified or datetime.fromtimestamp(0, UTC)
     etag = (found.etag or "").strip('"')
     return ObjectInfo(found.object_name or "", found.size or 0, etag, modified_at.astimezone(UTC))
-
-
-def explain(error: Exception, key: str | None, endpoint: str) -> ObjectStoreError:
-    """Turn one of `FAILURES` into an error of the port, with a message that holds no credential."""
-    if isinstance(error, S3Error):
-        if error.code in _MISSING and key is not None:
-            return ObjectNotFound(key)
-        if error.code in _REFUSED:
-            return ObjectStoreUnavailable(f"{endpoint} refuses the access key or its secret: {error.code}")
-        if error.response.status < 500 and error.code not in _PASSING:
-            return ObjectStoreError(f"{endpoint} answered {error.code}: {error.message}")
-        return ObjectStoreUnavailable(f"{endpoint} answered {error.code}")
-    if isinstance(error, ServerError):
-        return ObjectStoreUnavailable(f"{endpoint} answered {error.status_code}: {error}")
-    if isinstance(error, (InvalidResponseError, ParseError)):
-        return ObjectStoreUnavailable(f"{endpoint} does not answer like an S3 server")
-    reason = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) else error
-    return ObjectStoreUnavailable(f"{endpoint} cannot be reached: {type(reason or error).__name__}")
 
 
 def _connections(config: MinioConfig) -> urllib3.PoolManager:
@@ -230,8 +261,16 @@ def _connections(config: MinioConfig) -> urllib3.PoolManager:
         block=True,
         timeout=urllib3.Timeout(connect=config.connect_timeout, read=config.read_timeout),
         retries=retries,
-        ssl_context=ssl.create_default_context(cafile=config.ca_file) if secure else None,
+        ssl_context=_trust(config.ca_file) if secure else None,
     )
+
+
+def _trust(ca_file: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError) as error:
+        reason = "is not a PEM file of certificates" if isinstance(error, ssl.SSLError) else error.strerror
+        raise ValueError(f"ca_file {ca_file}: {reason}") from error
 
 
 def _served_at(headers: Mapping[str, str]) -> datetime:

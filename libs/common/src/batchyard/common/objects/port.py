@@ -51,6 +51,16 @@ class ObjectStore(Protocol):
         """
         ...
 
+    async def put_url(self, key: str, seconds: float) -> str | None:
+        """A URL under which whoever has it may PUT the object, in one request, until `seconds` have passed.
+
+        It replaces the object each time, and names no credential. None where the store has no such URLs: a folder.
+
+        Raises:
+            ValueError: not between one second and seven days.
+        """
+        ...
+
     def get(self, key: str, *, start: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
         """Stream the bytes `start` to `start + length` of an object in chunks of at most 1 MiB.
 
