@@ -1,5 +1,6 @@
 """Records in a JetStream KV bucket: typed values, read with their revision, changed by compare-and-set."""
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ MAX_MESSAGE_BYTES = 1_000_000
 """What a message may hold: NATS' own limit of 1 MiB counts headers too."""
 
 _CHANGE_ATTEMPTS = 64
+_ASK_AGAIN_AFTER = (1.0,) * 7
+_LAST_ANSWER = 3.0
 _WRONG_LAST_SEQUENCE = (10071, 10164)
 _STREAM_NOT_FOUND = 10059
 _LISTING_BATCH = 256
@@ -58,13 +61,23 @@ class Records(Generic[M]):
         """The record under `key`, or None."""
         with _outage_told():
             try:
-                entry = await self._kv.get(key)
+                entry = await self._ask(key)
             except KeyNotFoundError as error:
                 # nats-py tells a missing bucket as a missing key; whoever deletes by that answer would delete all.
                 if getattr(error.__context__, "err_code", None) == _STREAM_NOT_FOUND:
                     raise ServiceUnavailable("The record store is missing. Please retry shortly.") from error
                 return None
         return self._entry(entry)
+
+    async def _ask(self, key: str) -> KeyValue.Entry:
+        """Ask for a record, and again before long: what a server was asked that dies no other one ever hears of, and in
+        a cluster another one soon leads. Writes are not repeated so: the first one may have taken place."""
+        for seconds in _ASK_AGAIN_AFTER:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    return await self._kv.get(key)
+        async with asyncio.timeout(_LAST_ANSWER):
+            return await self._kv.get(key)
 
     async def create(self, key: str, value: M) -> int:
         """Write a record that must not exist yet; its revision. Raises RevisionConflict when it does."""
