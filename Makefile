@@ -10,7 +10,7 @@ PYTHON ?= python3
 SOURCES := libs services tests benchmarks docs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-vllm soak fuzz check fmt docs clean
+.PHONY: help setup demo test test-faults test-vllm test-chart soak fuzz check fmt docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -35,6 +35,10 @@ test-faults: setup ## Run the tests of crashes and outages alone, the latter for
 
 test-vllm: setup ## Run the main flows before a real vLLM (VLLM_URL=... or VLLM_SERVE='vllm serve MODEL --port {port}')
 	@$(RUN)pytest tests/vllm -m vllm $(ARGS)
+
+test-chart: setup ## Render the Helm chart and hold it to Kubernetes' schemas (installs 100 MB of tools first)
+	@$(UV) sync --quiet --locked --all-packages --group chart || $(UV) sync --quiet --locked --all-packages --group chart --system-certs
+	@$(RUN)pytest tests/deploy $(ARGS)
 
 soak: setup ## Kill processes while batches run, then check the truth (ARGS="--kills 100 --batches 20 --seed 1")
 	@PYTHONPATH=tests $(RUN)python -m soak $(ARGS)
