@@ -6,11 +6,13 @@ number, and a request ends when it has grown by the request's length.
 
 import heapq
 import itertools
+import math
 import random
 from collections import deque
 from dataclasses import dataclass, field
 
-from batchyard.batch_runner.limiter import Decision, Limiter, Load, Observation
+from batchyard.batch_runner.limiter import Decision, Limiter
+from batchyard.batch_runner.observation import Load, Observation
 
 TICK = 0.05
 
@@ -130,6 +132,8 @@ class Batch:
         period: Seconds between two looks.
         has_metrics: Whether the server tells its load.
         spread: How much lengths differ: 0 not at all, 1 from next to nothing to twice the mean.
+        begins: The second at which it begins.
+        ends: The second from which it sends nothing more.
     """
 
     server: Server
@@ -141,6 +145,7 @@ class Batch:
     has_metrics: bool = True
     spread: float = 0.5
     begins: float = 0.0
+    ends: float = math.inf
     in_flight: dict[int, Request] = field(default_factory=dict)
     decisions: list[tuple[float, Decision]] = field(default_factory=list)
     loads: list[tuple[float, Load]] = field(default_factory=list)
@@ -161,7 +166,7 @@ class Batch:
         self._refill()
 
     def _refill(self) -> None:
-        while len(self.in_flight) < self.limiter.limit:
+        while len(self.in_flight) < self.limiter.limit and self.server.now < self.ends:
             length = self.tokens * self.rng.uniform(1 - self.spread, 1 + self.spread)
             request = self.server.send(self, length, self.prompt)
             if request is None:

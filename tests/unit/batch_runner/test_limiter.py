@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchyard.batch_runner.limiter import CUTS, Limiter, Load, Observation, Reason
+from batchyard.batch_runner.limiter import CUTS, Limiter, Reason
+from batchyard.batch_runner.observation import Load, Observation
 from support.continuous_batching import Batch, Foreground, Server, simulate
 
 SEEDS = range(6)
@@ -86,6 +87,19 @@ def test_two_runners_share_a_server_evenly(name: str, seed: int) -> None:
     shares = [first.throughput(since), second.throughput(since)]
     assert max(shares) <= 1.25 * min(shares), shares
     assert sum(shares) >= 0.85 * server.best(100, prompt)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("name", ["64 slots", "256 slots"])
+def test_a_runner_that_comes_later_does_not_push_out_who_is_there(name: str, seed: int) -> None:
+    server = fresh(name)
+    first, second = runner(server, seed), runner(server, 1000 + seed, begins=20.0)
+    simulate(server, [first, second], 30)
+    for end in (40, 50, 60, 80):
+        since = server.now
+        simulate(server, [first, second], end)
+        assert first.throughput(since) >= 0.3 * server.best(100), end
+    assert second.throughput(40) >= 0.3 * server.best(100), "and gets its share soon"
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -178,6 +192,21 @@ def test_a_long_queue_of_our_own_is_taken_back() -> None:
     limiter = Limiter(64, CEILING)
     found = looks(limiter, Observation(0.0, 32, load=Load(32, 0)), Observation(0.5, 64, load=Load(32, 32)))
     assert found[1] == (29, Reason.QUEUE, 30)
+
+
+def test_what_was_taken_back_is_nobody_elses_load() -> None:
+    limiter = Limiter(64, CEILING)
+    seen = [
+        Observation(0.0, 32, load=Load(32, 0)),
+        Observation(0.5, 64, load=Load(32, 32)),
+        Observation(1.0, 29, load=Load(32, 27)),  # the server has not got rid of them yet
+        Observation(1.5, 29, load=Load(29, 0)),
+    ]
+    cut, *after = looks(limiter, *seen)[1:]
+    assert cut == (29, Reason.QUEUE, 30)
+    assert [(limit, abort) for limit, _, abort in after] == [(29, 0), (29, 0)]
+    assert Reason.BURST not in [reason for _, reason, _ in after]
+    assert Reason.YIELDING not in [reason for _, reason, _ in after], "and nobody needs room"
 
 
 def test_a_short_queue_runs_out_by_itself() -> None:

@@ -5,7 +5,7 @@ from aiohttp import ClientSession
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchyard.batch_runner.limiter import Load
+from batchyard.batch_runner.observation import Load
 from batchyard.batch_runner.server_metrics import read_load
 from batchyard.vllm_sim.settings import SimSettings
 from batchyard.vllm_sim.testing import running_sim

@@ -8,15 +8,15 @@ https://github.com/Netflix/concurrency-limits).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-_WORTHWHILE = 0.1  # of a step's relative size: what it has to bring in throughput to be kept
+from batchyard.batch_runner.observation import Load, Observation, Window
+
 _DOUBLE, _UP, _DOWN = 2.0, 1.25, 0.85
 _LEAST_WINDOW, _LONGEST_WINDOW = 0.5, 20.0  # seconds
 _LEAST_COMPLETIONS = 20
 _MODEST = 4.0  # times the start: so many requests need not prove what they bring
-_BUSY = 0.8  # of the limit: with less in flight, the limit is not what bounds the throughput
 _HOLD = 10.0  # seconds between two trials that brought nothing
 _BACK_OFF = 0.08  # of the limit, besides what has to wait
 _DOUBT = 1.3  # times what made the server full: with more than that and no queue, the server is another one
@@ -29,6 +29,7 @@ _GENTLE = 0.04  # of the room: what a runner takes at a time beside others, so a
 _KV_FULL, _KV_ENOUGH = 0.9, 0.86
 _SLOWER = 2.0  # times slower than at best: without metrics, this is a queue
 _BEST_FADES = 0.99  # for each window: a server may become slower for good
+_LEAVING = 1.2  # seconds in which a busy server gets rid of what was taken back
 _IDLE_FORGETS = 10.0  # seconds without a request after which the limit begins anew
 
 
@@ -74,64 +75,6 @@ CUTS = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """What a server says about itself.
-
-    Attributes:
-        running: Requests in the batch that is being computed.
-        waiting: Requests in its queue.
-        kv_usage: Share of the KV cache that is taken, 0…1; None if it does not say.
-        preemptions: Requests that lost their place since it started; None if it does not say.
-    """
-
-    running: float
-    waiting: float
-    kv_usage: float | None = None
-    preemptions: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """One look at a deployment.
-
-    Attributes:
-        now: Monotonic seconds.
-        in_flight: Requests that the limit speaks of.
-        most: Of those, as many as there have been at once since the last look; a look often comes just when many
-            have ended.
-        completions: Answers since the last look.
-        tokens: Tokens generated in them; 0 where answers have none.
-        seconds: What those answers took, summed up.
-        load: None when the server does not say.
-        siblings: Requests that this process has there besides `in_flight`, through other pools.
-        throttled: 429 and 503 answers since the last look.
-        timeouts: Requests that were given up since.
-    """
-
-    now: float
-    in_flight: int
-    completions: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    load: Load | None = None
-    most: int = 0
-    siblings: int = 0
-    throttled: int = 0
-    timeouts: int = 0
-
-    def is_busy(self, limit: int) -> bool:
-        """Whether the limit is what bounds the throughput."""
-        return max(self.in_flight, self.most) >= _BUSY * limit
-
-    @property
-    def others(self) -> float:
-        """Requests that other clients have there."""
-        if self.load is None:
-            return 0.0
-        return max(0.0, self.load.running + self.load.waiting - self.in_flight - self.siblings)
-
-
-@dataclass(frozen=True, slots=True)
 class Decision:
     """What an observation led to.
 
@@ -145,48 +88,12 @@ class Decision:
     abort: int = 0
 
 
-@dataclass(slots=True)
-class _Window:
-    """What was seen at one limit, from the moment at which only requests sent under it come back."""
-
-    begins: float
-    looks: int = 0
-    busy: int = 0
-    in_flight: int = 0
-    completions: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-
-    def add(self, seen: Observation, limit: int) -> None:
-        self.looks += 1
-        self.busy += seen.is_busy(limit)
-        self.in_flight += max(seen.in_flight, seen.most)
-        self.completions += seen.completions
-        self.tokens += seen.tokens
-        self.seconds += seen.seconds
-
-    @property
-    def is_busy(self) -> bool:
-        return self.busy * 2 > self.looks
-
-    @property
-    def speed(self) -> float:
-        """Work done for one request in one second: tokens, or answers where there are no tokens."""
-        return (self.tokens or self.completions) / max(self.seconds, 1e-9)
-
-    @property
-    def throughput(self) -> float:
-        """Work done in one second, by Little's law: counting what ends within a window would depend on whether a wave
-        of requests that began together ends just before or just after it."""
-        return self.speed * self.in_flight / max(self.looks, 1)
-
-
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """Another limit is being tried; `throughput` is what the one before had brought."""
+    """Another limit is being tried; `seen` is what was seen at the one before."""
 
     before: float
-    throughput: float
+    seen: Window
 
 
 class Limiter:
@@ -200,7 +107,7 @@ class Limiter:
         self._last: Observation | None = None
         self._latency = 0.0
         self._patience = 0.0  # no second cut for the same reason before this moment
-        self._window: _Window | None = None
+        self._window: Window | None = None
         self._trial: _Trial | None = None
         self._hold_until = 0.0
         self._is_starting = True
@@ -211,6 +118,8 @@ class Limiter:
         self._brink_since: float | None = None
         self._peak = 0.0  # of others' load
         self._active_at: float | None = None
+        self._leaving = 0  # requests of our own that were taken back from the queue
+        self._leaving_until = 0.0
 
     @property
     def limit(self) -> int:
@@ -223,11 +132,22 @@ class Limiter:
 
     def observe(self, seen: Observation) -> Decision:
         """The limit from now on."""
+        seen = self._without_leavers(seen)
         before, self._last = self._last, seen
         self._note(seen, before)
-        decision = self._cut(seen, before) or self._stay_below(seen) or self._grow(seen)
+        decision = self._cut(seen, before) or self._stay_below(seen) or self._grow(seen, before)
         self._limit = min(max(self._limit, float(self._least)), float(self._ceiling))
+        if decision.abort and decision.reason is Reason.QUEUE:
+            self._leaving, self._leaving_until = decision.abort, seen.now + _LEAVING
         return Decision(self.limit, decision.reason, decision.abort)
+
+    def _without_leavers(self, seen: Observation) -> Observation:
+        """A busy server shows for a moment more what was taken back from its queue: that is nobody else's load."""
+        if seen.load is None or seen.now >= self._leaving_until:
+            return seen
+        waiting = min(float(self._leaving), seen.load.waiting)
+        load = replace(seen.load, waiting=seen.load.waiting - waiting)
+        return replace(seen, load=load, siblings=seen.siblings + self._leaving - math.ceil(waiting))
 
     # --- what is remembered
 
@@ -348,12 +268,17 @@ class Limiter:
 
     def _stay_below(self, seen: Observation) -> Decision | None:
         """Where the server is known to be full, stay below, and leave free what others have taken lately."""
+        load = seen.load
+        queues = load is not None and load.waiting > _queue_target(load) / 2
+        if load is not None and queues and self._full is not None:
+            self._full = min(self._full, load.running)
+            self._brink_since = None
+        elif load is not None and queues and seen.others > 1:
+            # Whoever is here as well may keep the queue too short for a cut, and would be pushed out meanwhile.
+            self._is_full(load.running)
+            self._restart_window()
         if self._full is None:
             return None
-        queues = seen.load is not None and seen.load.waiting > _queue_target(seen.load) / 2
-        if queues and seen.load is not None:
-            self._full = min(self._full, seen.load.running)
-            self._brink_since = None
         reserve = max(0.0, self._peak - seen.others)
         room = _BRINK * self._full - seen.others - seen.siblings - reserve
         if math.floor(room + _GENEROUS) > self.limit:
@@ -370,8 +295,10 @@ class Limiter:
 
     def _level(self, seen: Observation, queues: bool) -> Decision:
         """At the brink: a little more while nothing waits, a little less when something does. Who has more gains less
-        and gives more, so runners that know nothing of each other come to equal shares."""
-        share = self._limit / (self._limit + seen.others)
+        and gives more, so runners that know nothing of each other come to equal shares: by the square, since they look
+        at different moments, and one may see more queues than another."""
+        odds = (seen.others / self._limit) ** 2
+        share = 1 / (1 + odds)
         step = _GENTLE * (self._limit + seen.others)
         if queues:
             self._limit -= step * share
@@ -391,7 +318,7 @@ class Limiter:
 
     # --- more, as long as it brings more
 
-    def _grow(self, seen: Observation) -> Decision:
+    def _grow(self, seen: Observation, before: Observation | None) -> Decision:
         if seen.load is not None and _is_nearly_full(seen.load):
             self._restart_window()
             return Decision(self.limit, Reason.NEARLY_FULL)
@@ -402,19 +329,19 @@ class Limiter:
         if seen.now < self._hold_until and self._trial is None:
             return Decision(self.limit, Reason.FLAT if self._full is None else Reason.STEADY)
         if self._window is None:
-            self._window = _Window(begins=seen.now + (min(self._latency, _LONGEST_WINDOW) if self._trial else 0.0))
+            self._window = Window(begins=seen.now + (min(self._latency, _LONGEST_WINDOW) if self._trial else 0.0))
             return Decision(self.limit, Reason.STARTING if self._is_starting else Reason.STEADY)
         window = self._window
         if seen.now <= window.begins:
             return Decision(self.limit, Reason.STEADY)
-        window.add(seen, self.limit)
+        window.add(seen, self.limit, 0.0 if before is None else seen.now - before.now)
         if not self._is_measured(window, seen.now):
             return Decision(self.limit, Reason.STEADY)
         self._window = None
         if not window.is_busy:
             return self._without_need()
         self._best_speed = max(self._best_speed * _BEST_FADES, window.speed)
-        return self._judge(window.throughput, seen)
+        return self._judge(window, seen)
 
     def _harmless(self, seen: Observation) -> float:
         """So many requests need not prove what they bring, where the server says that nothing waits and nobody else
@@ -423,7 +350,7 @@ class Limiter:
             return 0.0
         return min(_MODEST * self._start, float(self._ceiling))
 
-    def _is_measured(self, window: _Window, now: float) -> bool:
+    def _is_measured(self, window: Window, now: float) -> bool:
         length = now - window.begins
         if window.completions and length >= _LONGEST_WINDOW:
             return True
@@ -436,21 +363,20 @@ class Limiter:
             self._limit, self._trial = self._trial.before, None
         return Decision(self.limit, Reason.IDLE)
 
-    def _judge(self, throughput: float, seen: Observation) -> Decision:
+    def _judge(self, window: Window, seen: Observation) -> Decision:
         trial, self._trial = self._trial, None
         if trial is None:
-            return self._try(throughput, seen)
-        needed = _WORTHWHILE * math.log(self._limit / trial.before)
-        if math.log(max(throughput, 1e-9) / max(trial.throughput, 1e-9)) > needed:
+            return self._try(window, seen)
+        if window.brings_more(self._limit, trial.seen, trial.before):
             self._down_next = self._limit < trial.before
-            return self._try(throughput, seen)
+            return self._try(window, seen)
         self._is_starting = False
         self._down_next = self._limit > trial.before
         self._limit = trial.before
         self._hold_until = seen.now + _HOLD
         return Decision(self.limit, Reason.FLAT)
 
-    def _try(self, throughput: float, seen: Observation) -> Decision:
+    def _try(self, window: Window, seen: Observation) -> Decision:
         """Another limit for a while: is its throughput worth it?"""
         before = self._limit
         if seen.others > 1:
@@ -465,7 +391,7 @@ class Limiter:
         if self._limit == before:
             self._down_next = not self._down_next
             return Decision(self.limit, Reason.STEADY)
-        self._trial = _Trial(before, throughput)
+        self._trial = _Trial(before, window)
         return Decision(self.limit, Reason.GROWING if self._limit > before else Reason.TRYING_LESS)
 
 

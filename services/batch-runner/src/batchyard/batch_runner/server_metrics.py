@@ -8,7 +8,7 @@ import math
 import re
 from collections import defaultdict
 
-from batchyard.batch_runner.limiter import Load
+from batchyard.batch_runner.observation import Load
 
 _LABELS = r'\{(?:[^"{}\n]|"(?:[^"\\\n]|\\.)*")*\}'
 _SERIES = re.compile(

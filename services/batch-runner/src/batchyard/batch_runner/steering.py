@@ -3,7 +3,8 @@
 from collections import deque
 from dataclasses import dataclass, replace
 
-from batchyard.batch_runner.limiter import CUTS, Decision, Limiter, Load, Mode, Observation, Reason
+from batchyard.batch_runner.limiter import CUTS, Decision, Limiter, Mode, Reason
+from batchyard.batch_runner.observation import Load, Observation
 
 _REMEMBERED_CUTS = 10
 _LOOKS_WITHOUT_METRICS = 3
