@@ -1,4 +1,5 @@
-"""A real vLLM: one that runs already (VLLM_URL), or one that the tests start, kill and start again (VLLM_SERVE)."""
+"""Real vLLM servers: those that run already (VLLM_URL, VLLM_EMBED_URL), or those that the tests start, kill and start
+again (VLLM_SERVE, VLLM_EMBED_SERVE)."""
 
 import os
 import signal
@@ -7,15 +8,32 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import pytest
 
-URL, SERVE = "VLLM_URL", "VLLM_SERVE"
-MISSING = (
-    f"no vLLM: set {URL}=http://host:port of one that runs, "
-    f"or {SERVE}='vllm serve MODEL --port {{port}}' for one that the tests may start and kill"
-)
+
+@dataclass(frozen=True)
+class Choice:
+    """The variables that say which server to take for one kind of model, and an example of such a model."""
+
+    url: str
+    serve: str
+    model: str
+
+    @property
+    def missing(self) -> str:
+        """What to do where none is chosen."""
+        return (
+            f"no vLLM: set {self.url}=http://host:port of one that runs, "
+            f"or {self.serve}='vllm serve {self.model} --port {{port}}' for one that the tests may start and kill"
+        )
+
+
+CHAT = Choice("VLLM_URL", "VLLM_SERVE", "MODEL")
+EMBEDDING = Choice("VLLM_EMBED_URL", "VLLM_EMBED_SERVE", "EMBEDDING-MODEL --runner pooling")
 _START_SECONDS = 300.0
 _STOP_SECONDS = 60.0
 
@@ -71,17 +89,19 @@ class VllmServer:
 
 
 @contextmanager
-def own_vllm(directory: Path) -> Iterator[VllmServer | None]:
-    """A started server of one's own, or None where the environment gives no command for one."""
-    if not (command := os.environ.get(SERVE)):
-        yield None
-        return
-    server = VllmServer(command, directory / "vllm.log")
-    try:
-        server.start()
-        yield server
-    finally:
-        server.close()
+def chosen_vllm(choice: Choice, directory: Path) -> Iterator[tuple[str, VllmServer | None]]:
+    """The root of a server, and the server itself if it was started here. Skips the tests where none is chosen."""
+    if command := os.environ.get(choice.serve):
+        server = VllmServer(command, directory / "vllm.log")
+        try:
+            server.start()
+            yield server.url, server
+        finally:
+            server.close()
+    elif url := os.environ.get(choice.url):
+        yield url.rstrip("/").removesuffix("/v1"), None
+    else:
+        pytest.skip(choice.missing)
 
 
 def served_model(url: str) -> tuple[str, int]:

@@ -1,9 +1,8 @@
 """Whole systems before a real vLLM. Without one every test here is skipped, and says what to set."""
 
 import json
-import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 from batchyard.cli.running import running_stack
 from support.stack import MASTER_KEY, MODEL
 from support.systems import System, Yard
-from support.vllm import MISSING, URL, VllmServer, own_vllm, served_model
+from support.vllm import CHAT, EMBEDDING, VllmServer, chosen_vllm, served_model
 
 
 @dataclass(frozen=True)
@@ -28,12 +27,15 @@ class Vllm:
 
 @pytest.fixture(scope="session")
 def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
-    with own_vllm(tmp_path_factory.mktemp("vllm")) as own:
-        url = own.url if own else os.environ.get(URL, "").rstrip("/").removesuffix("/v1")
-        if not url:
-            pytest.skip(MISSING)
-        model, max_tokens = served_model(url)
-        yield Vllm(url, model, max_tokens, own)
+    with chosen_vllm(CHAT, tmp_path_factory.mktemp("vllm")) as (url, own):
+        yield Vllm(url, *served_model(url), own)
+
+
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
+    """A server of an embedding model. For one module alone: two servers at once are slow where cores are few."""
+    with chosen_vllm(EMBEDDING, tmp_path_factory.mktemp("vllm-embedding")) as (url, own):
+        yield Vllm(url, *served_model(url), own)
 
 
 class Office(System):
@@ -48,15 +50,15 @@ class Office(System):
         return await self.call("POST", "/batches", json=order)
 
 
-@pytest.fixture
-async def office(vllm: Vllm, tmp_path: Path) -> AsyncIterator[Office]:
-    config = tmp_path / "config.yaml"
+@asynccontextmanager
+async def office_before(server: Vllm, directory: Path) -> AsyncIterator[Office]:
+    """A Batchyard whose one deployment is this server, with small shards, and prices."""
+    config = directory / "config.yaml"
     entry = {
         "model_name": MODEL,
         "litellm_params": {
-            "model": f"hosted_vllm/{vllm.model}",
-            "api_base": vllm.url,
-            "max_parallel_requests": 32,
+            "model": f"hosted_vllm/{server.model}",
+            "api_base": server.url,
             "input_cost_per_token": 0.000001,
             "output_cost_per_token": 0.000002,
         },
@@ -65,6 +67,18 @@ async def office(vllm: Vllm, tmp_path: Path) -> AsyncIterator[Office]:
     environment = {"BATCHYARD_PROBE_INTERVAL": "0.5", "BATCHYARD_SHARD_LINES": "100"}
     async with AsyncExitStack() as exits:
         stack = await exits.enter_async_context(
-            running_stack(tmp_path / "data", config=config, environment=environment)
+            running_stack(directory / "data", config=config, environment=environment)
         )
-        yield Office(stack, await Yard(exits, tmp_path).client())
+        yield Office(stack, await Yard(exits, directory).client())
+
+
+@pytest.fixture
+async def office(vllm: Vllm, tmp_path: Path) -> AsyncIterator[Office]:
+    async with office_before(vllm, tmp_path) as office:
+        yield office
+
+
+@pytest.fixture
+async def embedding_office(embedder: Vllm, tmp_path: Path) -> AsyncIterator[Office]:
+    async with office_before(embedder, tmp_path) as office:
+        yield office

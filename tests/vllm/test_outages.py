@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from support.vllm import SERVE
+from support.vllm import CHAT
 
 from .conftest import Office, Vllm
 from .test_flows import line, said
@@ -19,7 +19,7 @@ LINES = 400
 async def test_no_line_is_lost_when_the_server_goes(office: Office, vllm: Vllm, number: signal.Signals) -> None:
     server = vllm.own
     if server is None:
-        pytest.skip(f"only a server that the tests have started ({SERVE}) may be killed")
+        pytest.skip(f"only a server that the tests have started ({CHAT.serve}) may be killed")
     lines = [
         line(f"r{index}", messages=said(f"{number.name} tell me {index}"), max_tokens=48, ignore_eos=True)
         for index in range(LINES)
