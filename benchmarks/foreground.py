@@ -4,7 +4,7 @@
 
 One simulated server with few slots. Bursts of foreground requests go to it directly, past Batchyard: alone, beside a
 batch with a fixed number of requests in flight, and beside one whose limit follows the server. Prints the table, with
-the machine's load at the time, and draws every foreground request.
+the machine's load at the time, and draws over time what the batch gets done and what the foreground requests take.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
+from charts import BLUE, GREEN, RED, Chart, Point, page
 from main_job import MODEL, input_lines
 
 from batchyard.cli.running import running_stack
@@ -27,20 +28,42 @@ LATENCY = 1.0
 FIXED = 128
 BURST, EVERY, OVER = 12, 5.0, 0.5  # requests, seconds from one burst to the next, seconds in which they come
 WARM_UP = 10.0
+WINDOW = 2.0  # seconds over which the batch's speed is drawn
 
 
 @dataclass
 class Outcome:
-    """What was seen: when each foreground request was sent and what it took, in seconds; batch lines per second."""
+    """What was seen: when each foreground request was sent and what it took, in seconds; batch lines per second.
+
+    `answered` is what the batch had got done, and when, in the seconds of the foreground.
+    """
 
     name: str
-    latencies: list[tuple[float, float]] = field(default_factory=list)
+    latencies: list[Point] = field(default_factory=list)
+    answered: list[Point] = field(default_factory=list)
     lines_per_second: float = 0.0
     taken_back: int = 0
 
     def quantile(self, share: float) -> float:
         ordered = sorted(latency for _, latency in self.latencies)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+    def slowest_by_burst(self) -> list[Point]:
+        """When each burst began, and what the slowest of its requests took: of so few, the 99th percentile."""
+        slowest: dict[int, float] = {}
+        for sent, latency in self.latencies:
+            burst = int(sent / EVERY)
+            slowest[burst] = max(slowest.get(burst, 0.0), latency)
+        return [(burst * EVERY, latency) for burst, latency in sorted(slowest.items())]
+
+    def speed(self) -> list[Point]:
+        """The batch's lines per second, over a window that moves along."""
+        points = []
+        for number, (at, done) in enumerate(self.answered):
+            since, before = next(seen for seen in self.answered[: number + 1] if seen[0] >= at - WINDOW)
+            if at > since:
+                points.append((at, (done - before) / (at - since)))
+        return points
 
 
 async def foreground(http: aiohttp.ClientSession, url: str, seconds: float, outcome: Outcome) -> None:
@@ -95,10 +118,13 @@ async def beside_a_batch(name: str, seconds: float, **settings: str) -> Outcome:
             async with running_stack(data, config=config, environment=os.environ | settings) as stack:
                 await submit(http, stack.url, lines=int((seconds + 2 * WARM_UP) * SLOTS / LATENCY))
                 await asyncio.sleep(WARM_UP)
-                before, began = await answered(http, stack.url), time.perf_counter()
-                await foreground(http, url, seconds, outcome)
-                done = await answered(http, stack.url) - before
-                outcome.lines_per_second = done / (time.perf_counter() - began)
+                watching = asyncio.create_task(watch(http, stack.url, outcome))
+                try:
+                    await foreground(http, url, seconds, outcome)
+                finally:
+                    watching.cancel()
+                (first, before), (last, done) = outcome.answered[0], outcome.answered[-1]
+                outcome.lines_per_second = (done - before) / (last - first)
                 async with http.get(f"{stack.url}/v1/fleet") as response:
                     outcome.taken_back = (await response.json())["data"][0]["counters"]["taken_back"]
     return outcome
@@ -114,10 +140,14 @@ async def submit(http: aiohttp.ClientSession, url: str, lines: int) -> None:
         response.raise_for_status()
 
 
-async def answered(http: aiohttp.ClientSession, url: str) -> int:
-    async with http.get(f"{url}/v1/fleet") as response:
-        counters = (await response.json())["data"][0]["counters"]
-    return int(counters["answered"])
+async def watch(http: aiohttp.ClientSession, url: str, outcome: Outcome) -> None:
+    """Note twice a second what the batch has got done, until cancelled."""
+    began = time.perf_counter()
+    while True:
+        async with http.get(f"{url}/v1/fleet") as response:
+            counters = (await response.json())["data"][0]["counters"]
+        outcome.answered.append((time.perf_counter() - began, counters["answered"]))
+        await asyncio.sleep(0.5)
 
 
 def table(outcomes: list[Outcome]) -> str:
@@ -133,42 +163,19 @@ def table(outcomes: list[Outcome]) -> str:
 
 
 def plot(outcomes: list[Outcome], seconds: float) -> str:
-    """Every foreground request as a dot: when it was sent, what it took."""
-    width, height, left, bottom, top = 720, 300, 50, 40, 30
+    """Above what the batch gets done, below what the foreground requests take; their bursts are shaded."""
+    bursts = [(number * EVERY, number * EVERY + OVER) for number in range(int(seconds / EVERY))]
     highest = max(latency for outcome in outcomes for _, latency in outcome.latencies) * 1.1
-    colours = ("#5b8c5a", "#c4572e", "#2e6fc4")
-
-    def x(at: float) -> float:
-        return left + at / seconds * (width - left - 10)
-
-    def y(latency: float) -> float:
-        return height - bottom - latency / highest * (height - bottom - top)
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif">',
-        "<style>text { font-size: 12px }</style>",
-        f'<rect width="{width}" height="{height}" fill="white"/>',
-        f'<path d="M{left},{top} V{height - bottom} H{width - 10}" fill="none" stroke="#333"/>',
-        f'<text x="{width / 2}" y="{height - 8}" text-anchor="middle">a foreground request was sent (s)</text>',
-        f'<text x="{left}" y="{top - 12}">it took (s)</text>',
-    ]
-    step = 0.5 if highest < 4 else 1.0
-    parts += [
-        f'<text x="{left - 6}" y="{y(tick * step) + 4:.0f}" text-anchor="end">{tick * step:g}</text>'
-        for tick in range(int(highest / step) + 1)
-    ]
-    parts += [
-        f'<text x="{x(tick):.0f}" y="{height - bottom + 16}" text-anchor="middle">{tick}</text>'
-        for tick in range(0, int(seconds) + 1, 5)
-    ]
-    for number, (outcome, colour) in enumerate(zip(outcomes, colours, strict=True)):
-        parts.append(f'<circle cx="{200 + 170 * number}" cy="14" r="4" fill="{colour}"/>')
-        parts.append(f'<text x="{210 + 170 * number}" y="18">{outcome.name}</text>')
-        parts += [
-            f'<circle cx="{x(at):.1f}" cy="{y(latency):.1f}" r="2.5" fill="{colour}" fill-opacity="0.7"/>'
-            for at, latency in outcome.latencies
-        ]
-    return "\n".join([*parts, "</svg>", ""])
+    speed = Chart("batch, lines/s", seconds, SLOTS / LATENCY * 1.25, bursts)
+    latency = Chart(
+        "foreground: every request (dots) and the p99 of each burst (lines), seconds", seconds, highest, bursts
+    )
+    for outcome, colour in zip(outcomes, (GREEN, RED, BLUE), strict=True):
+        if outcome.answered:
+            speed.line(outcome.name, outcome.speed(), colour)
+        latency.dots(outcome.latencies, colour)
+        latency.line(outcome.name, outcome.slowest_by_burst(), colour)
+    return page(speed, latency)
 
 
 async def main() -> None:
