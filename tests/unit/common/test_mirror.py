@@ -75,6 +75,24 @@ async def test_what_was_learned_is_not_undone_by_an_older_message(mirror: Mirror
     assert mirror.get("t") is None
 
 
+async def test_a_record_is_found_by_its_names_and_by_those_alone_that_it_has_now(
+    messaging: Messaging, records: Records[Team]
+) -> None:
+    def names_of(team: Team) -> tuple[str, ...]:
+        return (str(team.limits.max_batches), team.team_id)
+
+    async with mirroring(messaging.connection, TEAMS_BUCKET, Team, names_of) as mirror:
+        await records.put("key", team(1))
+        await until(lambda: mirror.find("1"))
+        assert mirror.find("t") is mirror.find("1")
+        await records.put("key", team(2))
+        await until(lambda: mirror.find("2"))
+        assert mirror.find("1") is None
+        await records.delete("key")
+        await until(lambda: mirror.find("2") is None)
+        assert mirror.find("t") is None
+
+
 async def test_a_record_that_cannot_be_read_leaves_the_one_before(
     messaging: Messaging, mirror: Mirror[Team], records: Records[Team]
 ) -> None:

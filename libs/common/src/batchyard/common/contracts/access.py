@@ -5,6 +5,7 @@ gateway alone writes and other services watch; what concerns a key travels with 
 """
 
 from decimal import Decimal
+from typing import Any
 
 from pydantic import Field
 
@@ -60,29 +61,43 @@ class Team(Contract):
     model_limits: dict[str, Limits] = Field(default_factory=dict)
     pause_over_budget: bool = False
     blocked: bool = False
-    metadata: dict[str, str] = Field(default_factory=dict)
+    metadata: dict[str, Any] = Field(default_factory=dict)
     created_at: float
     updated_at: float
 
 
-class Key(Contract):
-    """An API key; the secret itself is nowhere. Times are Unix seconds.
+class Secret(Contract):
+    """One of a key's secrets; itself it is nowhere. Times are Unix seconds.
 
     Attributes:
-        key_id: The SHA-256 of the secret in hex: what the key is known by, on the ledger too.
-        key_name: The secret as it may be shown: its beginning and its last characters.
+        digest: Its SHA-256 in hex.
+        expires_at: When it stops to work though the key goes on: a rotated one does so after its overlap. None: never.
+    """
+
+    digest: str
+    expires_at: float | None = None
+
+
+class Key(Contract):
+    """An API key. Times are Unix seconds.
+
+    Attributes:
+        key_id: What the key is known by for as long as it lives, on the ledger too: the digest of its first secret.
+        key_name: The newest secret as it may be shown: its beginning and its last characters.
+        secrets: Those that open the gateway, the newest first: a rotation adds one.
         models: The models it may name, within what its team may; none: all of those.
-        expires_at: When it stops to work by itself: a rotated key does so after its overlap. None: never.
+        expires_at: When it stops to work by itself. None: never.
     """
 
     key_id: str
     key_name: str
+    secrets: tuple[Secret, ...] = ()
     key_alias: str | None = Field(default=None, max_length=256)
     team_id: str = DEFAULT_TENANT
     models: tuple[str, ...] = ()
     limits: Limits = Limits()
     blocked: bool = False
-    metadata: dict[str, str] = Field(default_factory=dict)
+    metadata: dict[str, Any] = Field(default_factory=dict)
     created_at: float
     updated_at: float
     expires_at: float | None = None

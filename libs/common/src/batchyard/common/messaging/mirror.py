@@ -5,7 +5,7 @@ within seconds, and the bucket is then read anew. nats-py's own watch notices it
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Generic, TypeVar
 
@@ -23,6 +23,7 @@ from batchyard.common.messaging.records import Entry
 from batchyard.common.tasks import end
 
 M = TypeVar("M", bound=BaseModel)
+NamesOf = Callable[[M], Iterable[str]]
 
 _HEARTBEAT_SECONDS = 0.5
 _SILENCE_SECONDS = 4 * _HEARTBEAT_SECONDS
@@ -38,38 +39,72 @@ class _WatchLost(Exception):
     """The watch has gone silent, or a message of it went missing."""
 
 
+class _Entries(Generic[M]):
+    """Records by their key, and by what they are also found by."""
+
+    def __init__(self, names_of: NamesOf[M]) -> None:
+        self._names_of = names_of
+        self._keys: dict[str, str] = {}
+        self.by_key: dict[str, Entry[M]] = {}
+
+    def put(self, entry: Entry[M]) -> None:
+        self.drop(entry.key)
+        self.by_key[entry.key] = entry
+        self._keys.update(dict.fromkeys(self._names_of(entry.value), entry.key))
+
+    def drop(self, key: str) -> None:
+        entry = self.by_key.pop(key, None)
+        for name in () if entry is None else self._names_of(entry.value):
+            self._keys.pop(name, None)
+
+    def find(self, name: str) -> Entry[M] | None:
+        key = self._keys.get(name)
+        return None if key is None else self.by_key[key]
+
+
 class Mirror(Generic[M]):
     """The records of one bucket. Reading it asks nobody; made current by `mirroring`.
 
     While NATS is away it shows what was there before.
+
+    Args:
+        bucket: Whose records.
+        model: What they are.
+        names_of: What a record is found by beside its key; no two have a name in common.
     """
 
-    def __init__(self, bucket: str, model: type[M]) -> None:
+    def __init__(self, bucket: str, model: type[M], names_of: NamesOf[M] = lambda _: ()) -> None:
         self._bucket = bucket
         self._prefix = f"$KV.{bucket}."
         self._model = model
-        self._entries: dict[str, Entry[M]] = {}
+        self._names_of = names_of
+        self._entries = _Entries(names_of)
         self._loaded = asyncio.Event()
         self.is_current = False
 
     def get(self, key: str) -> M | None:
         """The record under `key`."""
-        entry = self._entries.get(key)
+        entry = self._entries.by_key.get(key)
+        return None if entry is None else entry.value
+
+    def find(self, name: str) -> M | None:
+        """The record that has `name` among its names."""
+        entry = self._entries.find(name)
         return None if entry is None else entry.value
 
     def values(self) -> Iterator[M]:
         """Every record, in no order."""
-        return (entry.value for entry in self._entries.values())
+        return (entry.value for entry in self._entries.by_key.values())
 
     def learn(self, entry: Entry[M]) -> None:
         """Take over a record that this process has just written, before the watch brings it back."""
-        known = self._entries.get(entry.key)
+        known = self._entries.by_key.get(entry.key)
         if known is None or known.revision < entry.revision:
-            self._entries[entry.key] = entry
+            self._entries.put(entry)
 
     def forget(self, key: str) -> None:
         """Take over that this process has just removed a record."""
-        self._entries.pop(key, None)
+        self._entries.drop(key)
 
     async def loaded(self, timeout: float = _LOAD_SECONDS) -> None:
         """Wait until every record is there. Raises ServiceUnavailable after `timeout` seconds."""
@@ -97,7 +132,7 @@ class Mirror(Generic[M]):
         try:
             expected = await self._read_all(messages, await self._open(connection, inbox))
             if not self.is_current:
-                _log.info("mirror.current", bucket=self._bucket, records=len(self._entries))
+                _log.info("mirror.current", bucket=self._bucket, records=len(self._entries.by_key))
             self.is_current = True
             self._loaded.set()
             while True:
@@ -126,7 +161,7 @@ class Mirror(Generic[M]):
 
     async def _read_all(self, messages: Subscription, pending: int) -> int:
         """Go over to what is there now, whole; the number of the next message."""
-        entries: dict[str, Entry[M]] = {}
+        entries = _Entries(self._names_of)
         expected = 1
         while pending:
             message = await self._next(messages, expected)
@@ -150,32 +185,32 @@ class Mirror(Generic[M]):
             raise _WatchLost(f"message {number} came when {expected} was due")
         return None if is_heartbeat else message
 
-    def _note(self, entries: dict[str, Entry[M]], message: Msg) -> None:
+    def _note(self, entries: _Entries[M], message: Msg) -> None:
         key = message.subject.removeprefix(self._prefix)
-        revision = message.metadata.sequence.stream
         if KV_OP in (message.headers or {}):
-            entries.pop(key, None)
+            entries.drop(key)
             return
-        known = self._entries.get(key)
-        if known is not None and known.revision >= revision:
-            entries[key] = known
-            return
-        try:
-            entries[key] = Entry(key, self._model.model_validate_json(message.data), revision)
-        except ValidationError as error:  # written by a newer release: what was known of it stays
-            _log.error("mirror.unreadable", bucket=self._bucket, key=key, errors=error.error_count())
-            if known is not None:
-                entries[key] = known
+        revision = message.metadata.sequence.stream
+        entry = self._entries.by_key.get(key)
+        if entry is None or entry.revision < revision:
+            try:
+                entry = Entry(key, self._model.model_validate_json(message.data), revision)
+            except ValidationError as error:  # written by a newer release: what was known of it stays
+                _log.error("mirror.unreadable", bucket=self._bucket, key=key, errors=error.error_count())
+        if entry is not None:
+            entries.put(entry)
 
 
 @asynccontextmanager
-async def mirroring(connection: Client, bucket: str, model: type[M]) -> AsyncIterator[Mirror[M]]:
+async def mirroring(
+    connection: Client, bucket: str, model: type[M], names_of: NamesOf[M] = lambda _: ()
+) -> AsyncIterator[Mirror[M]]:
     """A mirror that is loaded, and kept current while the context is open.
 
     Raises:
         ServiceUnavailable: The bucket could not be read.
     """
-    mirror = Mirror(bucket, model)
+    mirror = Mirror(bucket, model, names_of)
     follower = asyncio.create_task(mirror.follow(connection))
     try:
         await mirror.loaded()
