@@ -190,3 +190,38 @@ def test_an_unknown_key_of_an_alias_is_named(tmp_path: Path) -> None:
     config = config_of(tmp_path, {"llama": "llama"}, {"a": {"model": "llama", "hiden": True}})
     (warning,) = config.warnings
     assert "'router_settings.model_group_alias.a.hiden' is ignored; did you mean 'hidden'?" in warning
+
+
+GRANTS_ALIASES = {"fast": "llama", "red": "team-red-x", "own-1": "llama"}
+
+
+@pytest.mark.parametrize(
+    ("granted", "said", "is_granted"),
+    [
+        ("llama", "llama", True),
+        ("llama", "hosted_vllm/llama", True),
+        ("hosted_vllm/llama", "meta/llama", True),
+        ("llama", "fast", True),
+        ("fast", "llama", True),
+        ("fast", "own-1", True),
+        ("own-*", "own-1", True),
+        ("own-*", "llama", True),  # an alias of the same model: who may say the one may say the other
+        ("team-red-*", "red", True),
+        ("red", "team-red-x", True),
+        ("red", "team-red-y", False),
+        ("team-*", "team-red-x", True),
+        ("*", "anything", True),
+        ("llam", "llama", False),
+        ("llama-*", "llama", False),
+        ("team-*", "llama", False),
+        ("nobody-serves-this", "nobody-serves-this", True),
+        ("", "llama", False),
+    ],
+)
+def test_an_entry_grants_the_models_that_it_stands_for(
+    tmp_path: Path, granted: str, said: str, is_granted: bool
+) -> None:
+    config = config_of(tmp_path, PATTERNS, GRANTS_ALIASES)
+    assert config.grants([granted], said) is is_granted
+    assert config.grants(["other", granted], said) is is_granted
+    assert not config.grants([], said)

@@ -1,4 +1,4 @@
-"""Periods of budgets: `30s`, `30m`, `24h`, `7d`, `1mo`, all in UTC.
+"""Durations, as `30s`, `30m`, `24h`, `7d`, `1mo`, and the periods of budgets that they say, all in UTC.
 
 A period is a window on the calendar and has no beginning of its own: one of days begins at midnight, one of seven days
 on a Monday, one of months on the first of a month, and three months are a quarter. So every process that knows the
@@ -6,6 +6,7 @@ duration knows the window, whenever the budget was set.
 """
 
 import re
+from calendar import monthrange
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -47,6 +48,21 @@ def period_at(duration: str | None, now: float) -> Period:
     length = number * _SECONDS[unit]
     start = _MONDAY + (int(now) - _MONDAY) // length * length
     return Period(start, start + length)
+
+
+def later(duration: str, now: float) -> float:
+    """The Unix second a duration after `now`: `1mo` is the same day and time of the next month, or its last day.
+
+    Raises:
+        ValueError: It is no duration.
+    """
+    number, unit = _parse(duration)
+    if unit != "mo":
+        return now + number * _SECONDS[unit]
+    today = datetime.fromtimestamp(now, UTC)
+    year, index = divmod(today.year * _YEAR + today.month - 1 + number, _YEAR)
+    day = min(today.day, monthrange(year, index + 1)[1])
+    return today.replace(year=year, month=index + 1, day=day).timestamp()
 
 
 def _parse(duration: str) -> tuple[int, str]:

@@ -17,6 +17,7 @@ from batchyard.batch_runner.creation import Creation
 from batchyard.batch_runner.dry_run import DryRun
 from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.handlers import SERVICE, command_router
+from batchyard.batch_runner.model_access import ModelAccess
 from batchyard.batch_runner.native.api import NativeApi
 from batchyard.batch_runner.native.servers import NativeServers
 from batchyard.batch_runner.pool_loops import PoolLoops
@@ -37,6 +38,7 @@ from batchyard.common.errors import ServiceUnavailable
 from batchyard.common.health import Check, HealthChecks
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.commands import CommandClient
+from batchyard.common.messaging.teams import open_teams
 from batchyard.common.messaging.topology import steps_consumer
 from batchyard.common.operations import ready_when
 from batchyard.common.reloading import following_config, read_config
@@ -61,6 +63,7 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
     async with (
         open_objects(settings) as objects,
         open_messaging(SERVICE, settings) as messaging,
+        open_teams(messaging.connection) as teams,
         AiohttpUpstream(settings.request_timeout, settings.max_response_bytes) as upstream,
         NativeApi(settings.request_timeout, clock) as native_api,
         _open_fleet(Fleet(config, settings, upstream, clock)) as fleet,
@@ -70,7 +73,8 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
         commands = CommandClient(messaging.connection, settings.command_timeout)
         natives = NativeServers(store, fleet, native_api, settings, clock, rng)
         results = Results(store, natives, commands, settings)
-        stepper = Stepper(store, fleet, natives, results, settings, clock)
+        access = ModelAccess(fleet, teams)
+        stepper = Stepper(store, fleet, natives, results, access, settings, clock)
         attempts = Attempts(upstream, policy, clock, rng)
         worker = Worker(store, fleet, natives, attempts, settings, clock)
         control = Control(fleet, upstream, clock, rng, settings.control_interval)
@@ -83,10 +87,12 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
         async with HealthChecks(SERVICE, checks) as health:
             batches = Batches(store, fleet, clock)
             claims = Claims(messaging.js)
-            creation = Creation(store, claims, batches, fleet, commands, clock)
-            dry_run = DryRun(objects, fleet, natives, commands, settings)
-            retries = Retries(store, claims, batches, commands, clock)
-            messaging.broker.include_router(command_router(batches, creation, dry_run, retries, fleet, health, clock))
+            creation = Creation(store, claims, batches, fleet, commands, access, clock)
+            dry_run = DryRun(objects, fleet, natives, commands, access, settings)
+            retries = Retries(store, claims, batches, commands, access, clock)
+            messaging.broker.include_router(
+                command_router(batches, creation, dry_run, retries, access, fleet, health, clock)
+            )
             pools = PoolLoops(messaging.js, settings, worker.handle)
             pools.serve(fleet.pools, natives.pools)
 

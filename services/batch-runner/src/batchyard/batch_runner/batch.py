@@ -113,6 +113,7 @@ class BatchRecord(BaseModel):
         pool: The pool that serves it, once planned; None in a batch of several models, whose shards have one each.
         native: What is known of the server's own batch, when a server runs it whole.
         plan_key: The object that holds the shard table.
+        key_models: The models that the key may name, as it was when the batch was made; none: all.
         shards: How many there are; those below `dispatched` have been queued.
         settled: Shards whose outcome is counted below, as ascending disjoint ranges `[from, to)`.
         ending: What the batch is about to end as, once it is finalizing or cancelling.
@@ -138,6 +139,7 @@ class BatchRecord(BaseModel):
     output_expires_after: ExpiresAfter | None = None
     key_id: str | None = None
     key_alias: str | None = None
+    key_models: tuple[str, ...] = ()
 
     status: BatchStatus = BatchStatus.VALIDATING
     created_at: int

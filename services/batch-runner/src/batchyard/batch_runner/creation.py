@@ -5,6 +5,7 @@ from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.batches import Batches
 from batchyard.batch_runner.claims import Claim, Claims
 from batchyard.batch_runner.fleet import Fleet
+from batchyard.batch_runner.model_access import ModelAccess
 from batchyard.batch_runner.source import Source, opened, placed
 from batchyard.batch_runner.wish import check_source, endpoint_of, seconds_of
 from batchyard.common.clock import Clock
@@ -29,6 +30,7 @@ class Creation:
         batches: Batches,
         fleet: Fleet,
         commands: CommandClient,
+        access: ModelAccess,
         clock: Clock,
     ) -> None:
         self._store = store
@@ -36,6 +38,7 @@ class Creation:
         self._batches = batches
         self._fleet = fleet
         self._commands = commands
+        self._access = access
         self._clock = clock
 
     async def create(self, tenant: str, command: CreateBatch) -> Batch:
@@ -46,6 +49,7 @@ class Creation:
         Raises:
             NotFound: There is no such input file.
             InvalidRequest: The file has another purpose, or endpoint or window are not supported.
+            PermissionDenied: The model may not be used.
             Conflict: The idempotency key stands for another batch.
         """
         check_source(tenant, command)
@@ -58,6 +62,7 @@ class Creation:
             if record is not None:
                 return await self._batches.live(record)
         file = await opened(tenant, command, self._commands)
+        self._access.check(tenant, command.key_models, (file and file.model) or command.model)
         claim = known or await self._claims.claim(tenant, command)
         crash_point("batch.claimed")
         file = file or await self._filed(tenant, command, claim)
@@ -97,6 +102,7 @@ class Creation:
             output_expires_after=command.output_expires_after,
             key_id=command.key_id,
             key_alias=command.key_alias,
+            key_models=command.key_models,
             created_at=now,
             expires_at=now + seconds_of(command.completion_window),
         )

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 
 from batchyard.batch_runner.fleet import Fleet
+from batchyard.batch_runner.model_access import ModelAccess
 from batchyard.batch_runner.native.servers import NativeServers, Undecided
 from batchyard.batch_runner.plan import Plan, Planner, Rejection
 from batchyard.batch_runner.settings import RunnerSettings
@@ -28,12 +29,14 @@ class DryRun:
         fleet: Fleet,
         natives: NativeServers,
         commands: CommandClient,
+        access: ModelAccess,
         settings: RunnerSettings,
     ) -> None:
         self._objects = objects
         self._fleet = fleet
         self._natives = natives
         self._commands = commands
+        self._access = access
         self._settings = settings
         self._slots = asyncio.Semaphore(settings.validation_slots)
 
@@ -43,6 +46,7 @@ class DryRun:
         Raises:
             NotFound: There is no such input file.
             InvalidRequest: What can be said without reading the lines.
+            PermissionDenied: The model may not be used.
             ServiceUnavailable: It took longer than `validation_timeout`.
         """
         check_source(tenant, command)
@@ -62,7 +66,9 @@ class DryRun:
         source = await opened(tenant, command, self._commands)
         model = source.model if source is not None and source.model is not None else command.model
         rules = LineRules(endpoint=endpoint_of(command), max_line_bytes=self._settings.max_line_bytes)
-        planner = Planner(self._settings, rules, model, self._fleet.pool_for, self._fleet.public_name)
+        self._access.check(tenant, command.key_models, model)
+        may_use = self._access.of(tenant, command.key_models)
+        planner = Planner(self._settings, rules, model, self._fleet.pool_for, self._fleet.public_name, may_use)
         if command.requests is not None:
             verdict = await planner.plan_chunks(_whole(encoded(command)))
         else:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Iterable
 
 from batchyard.batch_runner.pool import Pool
 from batchyard.batch_runner.settings import RunnerSettings
@@ -55,6 +56,10 @@ class Fleet:
     def public_name(self, model: str) -> str:
         """The one name under which `model` is shown and billed, of the several that clients may use."""
         return self._config.public_name(model)
+
+    def grants(self, models: Iterable[str], model: str) -> bool:
+        """Whether names, aliases or patterns in `models` stand for `model`, among others."""
+        return self._config.grants(models, model)
 
     async def list_models(self) -> ModelList:
         """The models with a name of their own, the aliases that are not hidden, and what is served behind patterns."""

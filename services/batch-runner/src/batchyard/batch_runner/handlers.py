@@ -5,8 +5,10 @@ from batchyard.batch_runner.creation import Creation
 from batchyard.batch_runner.dry_run import DryRun
 from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.fleet_state import fleet_state
+from batchyard.batch_runner.model_access import ModelAccess
 from batchyard.batch_runner.retries import Retries
 from batchyard.common.clock import Clock
+from batchyard.common.contracts.access import DEFAULT_TENANT
 from batchyard.common.contracts.batches import (
     CancelBatch,
     CreateBatch,
@@ -18,6 +20,7 @@ from batchyard.common.contracts.batches import (
 from batchyard.common.contracts.fleet import FleetState, GetFleet
 from batchyard.common.contracts.health import CheckBatchRunner
 from batchyard.common.contracts.models import ListModels, ModelList
+from batchyard.common.errors import PermissionDenied
 from batchyard.common.health import HealthChecks
 from batchyard.common.messaging.commands import CommandRouter
 
@@ -29,14 +32,17 @@ def command_router(
     creation: Creation,
     dry_run: DryRun,
     retries: Retries,
+    access: ModelAccess,
     fleet: Fleet,
     health: HealthChecks,
     clock: Clock,
 ) -> CommandRouter:
-    async def list_models(_tenant: str, _command: ListModels) -> ModelList:
-        return await fleet.list_models()
+    async def list_models(tenant: str, _command: ListModels) -> ModelList:
+        return await access.list_models(tenant)
 
-    async def get_fleet(_tenant: str, _command: GetFleet) -> FleetState:
+    async def get_fleet(tenant: str, _command: GetFleet) -> FleetState:
+        if tenant != DEFAULT_TENANT:
+            raise PermissionDenied("Only whoever runs the fleet may see its servers.")
         return fleet_state(fleet, clock)
 
     router = CommandRouter(SERVICE)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from batchyard.batch_runner.lines import BLANK
-from batchyard.batch_runner.routing import NameOf, PoolOf, Routing
+from batchyard.batch_runner.routing import MayUse, NameOf, PoolOf, Routing
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.shard import ShardRange, ShardTable
 from batchyard.batch_runner.validate import MAX_PROBLEMS, CheckedLine, LineRules, SeenIds, check_line, shortened
@@ -95,14 +95,20 @@ def _keep(kept: bytearray, chunk: bytes, begin: int, end: int, limit: int) -> No
 
 class Planner:
     """Plans one batch. `pool_of` tells which pool serves a model name, if any does, and `name_of` the one name under
-    which a model is shown, of the several that clients may use."""
+    which a model is shown, of the several that clients may use; `may_use`, whether a model may be named at all."""
 
     def __init__(
-        self, settings: RunnerSettings, rules: LineRules, model: str | None, pool_of: PoolOf, name_of: NameOf = bare
+        self,
+        settings: RunnerSettings,
+        rules: LineRules,
+        model: str | None,
+        pool_of: PoolOf,
+        name_of: NameOf = bare,
+        may_use: MayUse = lambda _: True,
     ) -> None:
         self._settings = settings
         self._rules = rules
-        self._routing = Routing(model, pool_of, name_of, may_mix=settings.mixed_models)
+        self._routing = Routing(model, pool_of, name_of, may_mix=settings.mixed_models, may_use=may_use)
         self._seen = SeenIds()
         self._problems: list[BatchProblem] = []
         self._cutters: dict[str, _Cutter] = {}

@@ -4,6 +4,7 @@ from batchyard.batch_runner.batch import BatchRecord
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.batches import Batches
 from batchyard.batch_runner.claims import Claims
+from batchyard.batch_runner.model_access import ModelAccess
 from batchyard.batch_runner.wish import seconds_of
 from batchyard.common.clock import Clock
 from batchyard.common.contracts.batches import Batch, BatchStatus, RetryBatch
@@ -17,12 +18,19 @@ class Retries:
     """The command that makes a batch of another one's errors."""
 
     def __init__(
-        self, store: BatchStore, claims: Claims, batches: Batches, commands: CommandClient, clock: Clock
+        self,
+        store: BatchStore,
+        claims: Claims,
+        batches: Batches,
+        commands: CommandClient,
+        access: ModelAccess,
+        clock: Clock,
     ) -> None:
         self._store = store
         self._claims = claims
         self._batches = batches
         self._commands = commands
+        self._access = access
         self._clock = clock
 
     async def retry(self, tenant: str, command: RetryBatch) -> Batch:
@@ -32,12 +40,14 @@ class Retries:
         Raises:
             NotFound: There is no such batch, or one of the files that are needed is gone.
             Conflict: The batch has not ended, or has no line to send again; or the idempotency key stands for another.
+            PermissionDenied: The batch's model may not be used.
             InvalidRequest: The window is not supported.
         """
         known = await self._claims.known(tenant, command)
         if known is not None and (made := await self._store.get(tenant, known.raw_id)) is not None:
             return await self._batches.live(made)
         ended = await self._store.find(tenant, command.batch_id)
+        self._access.check(tenant, command.key_models, ended.model)
         check_retryable(ended)
         errors = await self._open(ended, "error", ended.error_file_id)
         lines = await self._open(ended, "input", ended.input_file_id)
@@ -104,6 +114,7 @@ def retry_record(
         output_expires_after=ended.output_expires_after,
         key_id=command.key_id,
         key_alias=command.key_alias,
+        key_models=command.key_models,
         created_at=now,
         expires_at=now + seconds_of(window),
     )

@@ -11,6 +11,7 @@ MAX_MODELS = 16
 
 PoolOf = Callable[[str], Awaitable[str | None]]
 NameOf = Callable[[str], str]
+MayUse = Callable[[str], bool]
 
 
 class Routing:
@@ -23,10 +24,19 @@ class Routing:
         model: The model that was given, if any.
         pool_of: Tells which pool serves a model name, if any does.
         name_of: Tells the one name under which a model is shown, of the several that clients may use.
+        may_use: Tells whether a model may be named at all.
         may_mix: Whether lines may name several models when none was given.
     """
 
-    def __init__(self, model: str | None, pool_of: PoolOf, name_of: NameOf, *, may_mix: bool) -> None:
+    def __init__(
+        self,
+        model: str | None,
+        pool_of: PoolOf,
+        name_of: NameOf,
+        *,
+        may_mix: bool,
+        may_use: MayUse = lambda _: True,
+    ) -> None:
         self._given = model
         self._pool_of = pool_of
         self._name_of = name_of
@@ -34,6 +44,8 @@ class Routing:
         self._model: str | None = None
         self._pool: str | None = None
         self._pools: dict[str, str | None] = {}
+        self._may_use = may_use
+        self._refused: dict[str, bool] = {}
         self._unnamed: list[int] = []
         self._is_mixed = False
 
@@ -62,6 +74,9 @@ class Routing:
 
     async def route(self, number: int, named: str | None) -> str | BatchProblem:
         """The pool for the line `number` that names a model or none, or why there is none."""
+        said = named if named is not None else self._given
+        if said is not None and self._is_refused(said):
+            return _refused(number, said)
         model = await self._settled_model(named)
         if model is None:
             return _problem(number, "invalid_request", "Model parameter is required.")
@@ -115,6 +130,11 @@ class Routing:
             self._is_mixed = True
         return pool
 
+    def _is_refused(self, model: str) -> bool:
+        if model not in self._refused:
+            self._refused[model] = not self._may_use(model)
+        return self._refused[model]
+
     async def _lookup(self, model: str) -> str | None:
         if model not in self._pools:
             self._pools[model] = await self._pool_of(model)
@@ -123,6 +143,10 @@ class Routing:
 
 def _problem(number: int, code: str, message: str) -> BatchProblem:
     return BatchProblem(code=code, message=message, param="body.model", line=number)
+
+
+def _refused(number: int, model: str) -> BatchProblem:
+    return _problem(number, "model_not_allowed", f"This key or its team may not use the model '{shortened(model)}'.")
 
 
 def _unsupported(number: int, model: str) -> BatchProblem:

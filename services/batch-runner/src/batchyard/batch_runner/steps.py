@@ -13,6 +13,7 @@ from batchyard.batch_runner import batch as transitions
 from batchyard.batch_runner.batch import BatchRecord, IllegalTransition, NativeNote
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.fleet import Fleet
+from batchyard.batch_runner.model_access import ModelAccess
 from batchyard.batch_runner.native.servers import NativeServers, Undecided
 from batchyard.batch_runner.plan import Plan, Planner
 from batchyard.batch_runner.queue import Done, Later
@@ -54,6 +55,7 @@ class Stepper:
         fleet: Fleet,
         natives: NativeServers,
         results: Results,
+        access: ModelAccess,
         settings: RunnerSettings,
         clock: Clock,
     ) -> None:
@@ -61,6 +63,7 @@ class Stepper:
         self._fleet = fleet
         self._natives = natives
         self._results = results
+        self._access = access
         self._settings = settings
         self._clock = clock
         self._moving: set[str] = set()
@@ -98,7 +101,10 @@ class Stepper:
 
     async def _plan(self, record: BatchRecord) -> Verdict:
         rules = LineRules(endpoint=record.endpoint, max_line_bytes=self._settings.max_line_bytes)
-        planner = Planner(self._settings, rules, record.id_model, self._fleet.pool_for, self._fleet.public_name)
+        may_use = self._access.of(record.tenant, record.key_models)
+        planner = Planner(
+            self._settings, rules, record.id_model, self._fleet.pool_for, self._fleet.public_name, may_use
+        )
         try:
             pinned = await self._store.pin_input(record)
         except ObjectNotFound as error:

@@ -1,6 +1,6 @@
 """What the configuration means, once read: deployments, pools, aliases, prices."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
@@ -137,6 +137,30 @@ class Config:
         name = self._unaliased(model)
         parts = wildcard_parts(bare(pool), bare(name))
         return name if parts is None else filled(pool, parts)
+
+    def grants(self, models: Iterable[str], model: str) -> bool:
+        """Whether one of `models` stands for `model`, however either is called.
+
+        A name or an alias stands for one model. A pattern stands for each model of which it matches the name or an
+        alias: whoever may say the alias may say the name.
+        """
+        public = self.public_name(model)
+        names = (public, bare(public), *self._aliases_of.get(public, ()))
+        return any(
+            any(wildcard_parts(entry, name) is not None for name in names)
+            if is_pattern(entry)
+            else self.public_name(entry) == public
+            for entry in models
+        )
+
+    @cached_property
+    def _aliases_of(self) -> Mapping[str, tuple[str, ...]]:
+        """Aliases by the public name of the model that they stand for."""
+        aliases: dict[str, tuple[str, ...]] = {}
+        for alias in self.aliases:
+            public = self.public_name(alias)
+            aliases[public] = (*aliases.get(public, ()), alias)
+        return aliases
 
     def _unaliased(self, model: str) -> str:
         """What an alias stands for, with or without the prefix; any other name is itself."""

@@ -221,7 +221,13 @@ class Attempt(Contract):
     again: bool = False
 
 
-class OnceOnly(BaseModel):
+class UnderKey(BaseModel):
+    """A command that names models. `key_models` are those that the key may, beside what the team may; none: all."""
+
+    key_models: tuple[str, ...] = ()
+
+
+class OnceOnly(UnderKey):
     """A command that makes a batch, one batch however often it is sent.
 
     `key_id` (the SHA-256 of the key in hex) and `key_alias` name the key that asked, for billing. With an
@@ -297,7 +303,7 @@ class BatchValidation(Contract):
     truncated: bool = False
 
 
-class ValidateBatch(BatchWish, Command[BatchValidation]):
+class ValidateBatch(BatchWish, UnderKey, Command[BatchValidation]):
     """Check everything that creating the batch would check, its lines too. Takes as long as reading them does."""
 
     noun: ClassVar = "batches"
