@@ -1,7 +1,6 @@
 """A gateway on a real port, with what a test needs to talk to it and to look behind it."""
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from batchyard.gateway.server import serve_until
 from batchyard.gateway.settings import GatewaySettings
 
 KEY = "sk-batchyard-test-0123456789"
-KEY_ID = hashlib.sha256(KEY.encode()).hexdigest()
 CONFIG = Config(master_key=SecretStr(KEY))
 BOUNDARY = "b0undary"
 FORM = f"multipart/form-data; boundary={BOUNDARY}"

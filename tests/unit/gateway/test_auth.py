@@ -1,7 +1,6 @@
 """Keys: which are needed where, and what is said about wrong ones."""
 
 import asyncio
-import hashlib
 
 import httpx
 import pytest
@@ -10,9 +9,15 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 from unit.gateway.rig import KEY, UPLOAD_HEAD, Served, Start, error_of, raw_request
 
+from batchyard.common.clock import ManualClock
 from batchyard.common.config import Config
+from batchyard.common.contracts.access import Key, Team
 from batchyard.common.errors import AuthenticationFailed
-from batchyard.gateway.auth import Identity, Keyring, mask
+from batchyard.common.messaging.mirror import Mirror
+from batchyard.common.messaging.topology import KEYS_BUCKET, TEAMS_BUCKET
+from batchyard.gateway.auth import Identity, Keyring
+from batchyard.gateway.directory import Book, Directory
+from batchyard.gateway.key_secret import mask
 
 PROTECTED = [
     ("POST", "/v1/files"),
@@ -31,6 +36,14 @@ PROTECTED = [
     ("GET", "/spend/summary"),
 ]
 OPEN = ["/health/liveness", "/health/readiness", "/docs", "/openapi.json"]
+
+
+def keyring(master_key: str | None) -> Keyring:
+    """A keyring of the master key alone. Nothing is written to the directory, so it needs no records."""
+    keys: Book[Key] = Book(Mirror(KEYS_BUCKET, Key), None)  # type: ignore[arg-type]
+    teams: Book[Team] = Book(Mirror(TEAMS_BUCKET, Team), None)  # type: ignore[arg-type]
+    key = None if master_key is None else SecretStr(master_key)
+    return Keyring(key, Directory(keys, teams), ManualClock())
 
 
 @pytest.fixture
@@ -107,15 +120,17 @@ async def test_without_a_master_key_everything_is_open(services: object, start: 
 
 
 def test_the_master_key_names_the_payer() -> None:
-    assert Keyring(SecretStr("schlüssel")).identify("schlüssel".encode().decode("latin-1")) == Identity(
-        tenant="default", key_id=hashlib.sha256("schlüssel".encode()).hexdigest(), key_alias="master"
-    )
+    identity = keyring("schlüssel").identify("schlüssel".encode().decode("latin-1"))
+    assert identity == Identity(tenant="default", key_alias="master", is_admin=True)
+
+
+RING = keyring(KEY)
 
 
 @given(st.text(st.characters(max_codepoint=255)))
 def test_no_other_key_opens(key: str) -> None:
     with pytest.raises(AuthenticationFailed):
-        Keyring(SecretStr(KEY)).identify(key)
+        RING.identify(key)
 
 
 @given(st.text(min_size=1))
@@ -124,13 +139,13 @@ def test_a_mask_shows_at_most_four_characters_at_each_end(key: str) -> None:
 
 
 def test_a_key_can_be_changed_but_not_be_taken_away_while_it_runs() -> None:
-    keyring = Keyring(None)
-    assert keyring.identify(None) == Identity()
-    keyring.use(SecretStr("first"))
-    keyring.use(SecretStr("second"))
+    ring = keyring(None)
+    assert ring.identify(None) == Identity(is_admin=True)
+    ring.use(SecretStr("first"))
+    ring.use(SecretStr("second"))
     with pytest.raises(AuthenticationFailed):
-        keyring.identify("first")
-    keyring.use(None)
-    assert keyring.identify("second").key_alias == "master"
+        ring.identify("first")
+    ring.use(None)
+    assert ring.identify("second").key_alias == "master"
     with pytest.raises(AuthenticationFailed):
-        keyring.identify(None)
+        ring.identify(None)

@@ -149,6 +149,9 @@ async def test_the_document_describes_every_operation(gateway: Served) -> None:
         *("create_batch", "list_batches", "get_batch", "cancel_batch", "retry_batch", "get_batch_results"),
         *("list_models", "get_model", "get_spend_logs", "get_spend_summary", "get_liveness", "get_readiness"),
         "get_fleet",
+        *("generate_key", "update_key", "regenerate_key", "block_key", "unblock_key", "delete_keys"),
+        *("get_key_info", "list_keys", "get_team_info", "list_teams"),
+        *("create_team", "update_team", "block_team", "unblock_team", "delete_teams"),
     }
     assert all(operation["tags"] for operation in operations.values())
     assert not any("422" in operation["responses"] for operation in operations.values())
@@ -159,11 +162,11 @@ async def test_the_document_describes_every_operation(gateway: Served) -> None:
 async def test_the_document_names_every_answer_with_its_headers(gateway: Served) -> None:
     paths = (await gateway.http.get("/openapi.json")).json()["paths"]
     cancel = paths["/v1/batches/{batch_id}/cancel"]["post"]["responses"]
-    assert list(cancel) == ["200", "400", "401", "404", "409", "500", "503"]
+    assert list(cancel) == ["200", "400", "401", "403", "404", "409", "429", "500", "503"]
     assert set(cancel["200"]["headers"]) == {"x-request-id", "openai-processing-ms"}
     assert set(cancel["409"]["headers"]) - set(cancel["200"]["headers"]) == {"x-should-retry"}
     upload = paths["/v1/files"]["post"]["responses"]
-    assert list(upload) == ["200", "400", "401", "408", "413", "415", "500", "503"]
+    assert list(upload) == ["200", "400", "401", "403", "408", "413", "415", "429", "500", "503"]
     envelope = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorEnvelope"}}}
     assert all(answer["content"] == envelope for status, answer in upload.items() if status != "200")
     content = paths["/v1/files/{file_id}/content"]["get"]["responses"]

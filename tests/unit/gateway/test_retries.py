@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from unit.gateway.peers import BATCH, Recorder
-from unit.gateway.rig import KEY_ID, Served, error_of
+from unit.gateway.rig import Served, error_of
 
 from batchyard.common.contracts.batches import RetryBatch
 from batchyard.common.errors import Conflict, InvalidRequest, NotFound, ServiceUnavailable
@@ -19,7 +19,7 @@ async def test_a_retry_needs_no_body(gateway: Served, recorder: Recorder, prefix
     response = await gateway.http.post(f"{prefix}/batches/batch_1/retry", content=body)
     assert (response.status_code, response.json()) == (200, answer.model_dump(mode="json"))
     asked = recorder.only(RetryBatch)
-    wish = RetryBatch(batch_id="batch_1", key_id=KEY_ID, key_alias="master")
+    wish = RetryBatch(batch_id="batch_1", key_alias="master")
     assert asked.model_copy(update={"attempt": None}) == wish
     assert asked.attempt is not None
 
@@ -28,7 +28,7 @@ async def test_a_retry_may_change_window_and_metadata(gateway: Served, recorder:
     wish = {"completion_window": "1h", "metadata": {"try": "2"}}
     assert (await gateway.http.post("/v1/batches/batch_1/retry", json=wish)).status_code == 200
     asked = recorder.only(RetryBatch).model_copy(update={"attempt": None})
-    assert asked == RetryBatch(batch_id="batch_1", key_id=KEY_ID, key_alias="master", **wish)
+    assert asked == RetryBatch(batch_id="batch_1", key_alias="master", **wish)
 
 
 async def test_a_retry_that_was_not_answered_is_known_when_it_comes_again(gateway: Served, recorder: Recorder) -> None:

@@ -10,6 +10,7 @@ from starlette.middleware import Middleware
 
 from batchyard.common.clock import SystemClock
 from batchyard.common.config import Config
+from batchyard.common.errors import ConfigurationError
 from batchyard.common.health import HealthChecks
 from batchyard.common.listening import listen
 from batchyard.common.logs import get_logger
@@ -18,14 +19,31 @@ from batchyard.common.operations import ready_when
 from batchyard.common.reloading import following_config, read_config
 from batchyard.common.service import Serve, open_messaging, open_objects
 from batchyard.gateway.auth import Keyring
+from batchyard.gateway.directory import open_directory
 from batchyard.gateway.document import Api, refusals
 from batchyard.gateway.error_handlers import EXCEPTION_HANDLERS
 from batchyard.gateway.failed_creates import FailedCreates
 from batchyard.gateway.gateway import Gateway
+from batchyard.gateway.keys import Keys
+from batchyard.gateway.model_rules import ModelRules
 from batchyard.gateway.request_context import RequestContext
-from batchyard.gateway.routes import batch_results, batches, files, fleet, health, models, retries, spend, uploads
+from batchyard.gateway.request_limits import RequestLimits
+from batchyard.gateway.routes import (
+    batch_results,
+    batches,
+    files,
+    fleet,
+    health,
+    keys,
+    models,
+    retries,
+    spend,
+    teams,
+    uploads,
+)
 from batchyard.gateway.server import announce, serve_until
 from batchyard.gateway.settings import GatewaySettings
+from batchyard.gateway.teams import Teams
 
 SERVICE = "gateway"
 
@@ -52,7 +70,7 @@ def routed_api(middleware: Sequence[Middleware] = ()) -> FastAPI:
         middleware=middleware,
     )
     app.include_router(health.router)
-    for routes in (files, uploads, batches, retries, batch_results, models, fleet, spend):
+    for routes in (files, uploads, batches, retries, batch_results, models, fleet, spend, keys, teams):
         app.include_router(routes.router, prefix="/v1")
         app.include_router(routes.router, include_in_schema=False)
     return app
@@ -60,20 +78,35 @@ def routed_api(middleware: Sequence[Middleware] = ()) -> FastAPI:
 
 @asynccontextmanager
 async def open_gateway(settings: GatewaySettings, config: Config) -> AsyncIterator[Gateway]:
-    """The gateway's parts, connected; closed at the end, the object store last."""
+    """The gateway's parts, connected; closed at the end, the object store last.
+
+    Raises:
+        ConfigurationError: There are keys but no master key, or what the settings name cannot be used.
+    """
     async with (
         open_objects(settings) as objects,
         open_messaging(SERVICE, settings) as messaging,
+        open_directory(messaging.connection) as directory,
         HealthChecks(
             SERVICE, {"nats": messaging.check, "object_store": objects.check}, settings.health_timeout
         ) as health,
     ):
+        if config.master_key is None and next(iter(directory.keys), None) is not None:
+            raise ConfigurationError(
+                "There are keys, but no master key: without one everybody could do everything. Set "
+                "general_settings.master_key or BATCHYARD_MASTER_KEY."
+            )
         clock = SystemClock()
         yield Gateway(
             commands=CommandClient(messaging.connection, settings.command_timeout),
             objects=objects,
             health=health,
-            keyring=Keyring(config.master_key),
+            keyring=Keyring(config.master_key, directory, clock),
+            keys=Keys(directory, clock),
+            teams=Teams(directory, clock),
+            directory=directory,
+            model_rules=ModelRules(config),
+            request_limits=RequestLimits(clock),
             settings=settings,
             clock=clock,
             failed_creates=FailedCreates(clock),
@@ -91,6 +124,7 @@ async def _run(settings: GatewaySettings, stop: asyncio.Event) -> None:
 
     def use(changed: Config) -> None:
         gateway.keyring.use(changed.master_key)
+        gateway.model_rules.use(changed)
 
     async with open_gateway(settings, config) as gateway, following_config(settings, config, stop, use):
         if gateway.keyring.is_open:

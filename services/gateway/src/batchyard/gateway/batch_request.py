@@ -11,7 +11,7 @@ from batchyard.common.contracts.batches import ENDPOINTS
 from batchyard.common.errors import InvalidRequest
 from batchyard.common.windows import WINDOW_PATTERN, window_seconds
 from batchyard.gateway.model_choice import MAX_MODEL_CHARACTERS
-from batchyard.gateway.validation import invalid_request, missing, refuse, unsupported_value
+from batchyard.gateway.validation import invalid_request, missing, refuse, unsupported_value, whole
 
 MAX_ID_CHARACTERS = 4096
 
@@ -31,11 +31,6 @@ def _completion_window(value: str) -> str:
     return value
 
 
-def _whole(value: object) -> object:
-    """JSON has one kind of number: 3600.0 is the integer 3600."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
 MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
 CompletionWindow = Annotated[
@@ -51,7 +46,7 @@ class OutputExpiresAfter(BaseModel):
     model_config = _AS_IT_STANDS
 
     anchor: Literal["created_at"]
-    seconds: Annotated[int, BeforeValidator(_whole)] = Field(ge=3600, le=2_592_000)
+    seconds: Annotated[int, BeforeValidator(whole)] = Field(ge=3600, le=2_592_000)
 
 
 class BatchRequest(BaseModel):

@@ -8,6 +8,7 @@ from starlette.requests import Request
 
 from batchyard.common.errors import InvalidRequest, PayloadTooLarge
 from batchyard.gateway.errors import RequestTimeout, UnsupportedEncoding
+from batchyard.gateway.settings import GatewaySettings
 
 _SLOWEST = 1024  # bytes a second
 
@@ -81,3 +82,8 @@ async def read_body(request: Request, *, max_bytes: int, read_timeout: float, ma
     if not body and not may_be_empty:
         raise InvalidRequest("The request body is empty; expected a JSON object.", code="invalid_json")
     return bytes(body)
+
+
+async def read_json(request: Request, settings: GatewaySettings) -> bytes:
+    """The body of a request that is not an upload. Raises as `read_body` does."""
+    return await read_body(request, max_bytes=settings.max_body_bytes, read_timeout=settings.read_timeout)

@@ -9,9 +9,11 @@ from pydantic import BaseModel
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from batchyard.common.contracts.base import Command
-from batchyard.common.errors import ServiceUnavailable
-from batchyard.gateway.auth import Identity
+from batchyard.common.errors import PermissionDenied, ServiceUnavailable
+from batchyard.gateway.auth import TEAM_HEADER, Identity
 from batchyard.gateway.gateway import Gateway
+from batchyard.gateway.request_context import exchange_of
+from batchyard.gateway.request_limits import Refused
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -27,6 +29,15 @@ class Caller:
 
     identity: Identity
     gateway: Gateway
+
+    @property
+    def key_models(self) -> tuple[str, ...]:
+        """The models that the key itself may name; none: all that the team may."""
+        return () if self.identity.key is None else self.identity.key.models
+
+    def check_model(self, model: str | None) -> None:
+        """Raise PermissionDenied for a model that the caller may not use."""
+        self.gateway.model_rules.check(self.identity, model)
 
     async def call(self, command: Command[R], timeout: float | None = None) -> R:
         """The result of a command, done for the caller's tenant, within `timeout` seconds. Raises ApiError."""
@@ -50,14 +61,47 @@ async def gateway_of(request: Request) -> Gateway:
 
 
 async def identify(
+    request: Request,
     gateway: Annotated[Gateway, Depends(gateway_of)],
     bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
     api_key: Annotated[str | None, Security(_api_key)],
 ) -> Caller:
-    """The caller, known by their key before the body is read. Raises AuthenticationFailed."""
+    """The caller, known by their key before the body is read.
+
+    Raises what `Keyring.identify` does, and Refused when the key or its team makes too many requests.
+    """
     presented = bearer.credentials if bearer is not None else api_key
-    return Caller(gateway.keyring.identify(presented), gateway)
+    identity = gateway.keyring.identify(presented, request.headers.get(TEAM_HEADER))
+    exchange = exchange_of(request.scope)
+    try:
+        admitted = gateway.request_limits.admit(identity)
+    except Refused as error:
+        exchange.headers.update(error.headers)
+        raise
+    exchange.headers.update(admitted.headers)
+    exchange.at_end.callback(admitted.leave)
+    return Caller(identity, gateway)
+
+
+async def operate(caller: Annotated[Caller, Depends(identify)]) -> Caller:
+    """The caller, who runs this: who has the master key, or anybody where there is none. Raises PermissionDenied."""
+    if not caller.identity.is_admin:
+        raise PermissionDenied("Only the master key may do this.", code="master_key_required")
+    return caller
+
+
+async def administrate(caller: Annotated[Caller, Depends(operate)]) -> Caller:
+    """The caller, who has the master key. Raises PermissionDenied."""
+    if caller.gateway.keyring.is_open:
+        raise PermissionDenied(
+            "There is no master key, so no key is asked for and none can be made: set general_settings.master_key or "
+            "BATCHYARD_MASTER_KEY.",
+            code="no_master_key",
+        )
+    return caller
 
 
 TheGateway = Annotated[Gateway, Depends(gateway_of)]
 TheCaller = Annotated[Caller, Depends(identify)]
+TheOperator = Annotated[Caller, Depends(operate)]
+TheAdmin = Annotated[Caller, Depends(administrate)]

@@ -61,15 +61,15 @@ async def _read(request: Request, caller: Caller) -> _Order:
     limit = max(settings.max_body_bytes, settings.max_inline_body_bytes)
     body = await read_body(request, max_bytes=limit, read_timeout=settings.read_timeout)
     if len(body) <= settings.max_body_bytes:
-        return _parsed(body, request)
+        return _parsed(body, request, caller)
     async with caller.gateway.inline_slots:
-        order = _parsed(body, request)
+        order = _parsed(body, request, caller)
     if order.lines is None:
         raise PayloadTooLarge(f"The request body is too large: at most {settings.max_body_bytes} bytes are accepted.")
     return order
 
 
-def _parsed(body: bytes, request: Request) -> _Order:
+def _parsed(body: bytes, request: Request, caller: Caller) -> _Order:
     wanted = parse_batch_request(body)
     expiry = wanted.output_expires_after
     members = {
@@ -79,6 +79,7 @@ def _parsed(body: bytes, request: Request) -> _Order:
         "metadata": wanted.metadata,
         "output_expires_after": None if expiry is None else ExpiresAfter(seconds=expiry.seconds),
         "model": choose_model(request, [wanted.model] if wanted.model else []),
+        "key_models": caller.key_models,
     }
     return _Order(members, _lines_of(wanted), bool(wanted.dry_run))
 

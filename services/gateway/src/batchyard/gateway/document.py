@@ -13,12 +13,14 @@ _INVENTED = frozenset({"422", "4XX", "5XX"})  # of FastAPI; the gateway says mor
 _DESCRIPTIONS = {
     "400": "The request is at fault; `param` says where",
     "401": "No key, or a wrong one",
+    "403": "The key may not do this, or not with this model",
     "404": "There is no such object, or it is another tenant's",
     "408": "The body stopped arriving",
     "409": "The object's status does not allow it; final: trying again changes nothing",
     "413": "The body is too large",
     "415": "The body has a `Content-Encoding`: send it as it is",
     "416": "The range holds no byte of the file",
+    "429": "Too many requests, or too much at a time; `Retry-After` says when to try again",
     "500": "Batchyard is at fault",
     "503": "A service behind is away; `Retry-After` says when to try again",
 }
@@ -83,7 +85,7 @@ def completed(document: dict[str, Any]) -> dict[str, Any]:
 
 def _complete(operation: dict[str, Any], *, has_path_parameter: bool) -> None:
     responses = {status: said for status, said in operation["responses"].items() if status not in _INVENTED}
-    common = ["400", "401", "500", "503"] if "security" in operation else []
+    common = ["400", "401", "403", "429", "500", "503"] if "security" in operation else []
     if has_path_parameter:
         common.append("404")
     if "requestBody" in operation:

@@ -8,8 +8,13 @@ from batchyard.common.health import HealthChecks
 from batchyard.common.messaging.commands import CommandClient
 from batchyard.common.objects import ObjectStore
 from batchyard.gateway.auth import Keyring
+from batchyard.gateway.directory import Directory
 from batchyard.gateway.failed_creates import FailedCreates
+from batchyard.gateway.keys import Keys
+from batchyard.gateway.model_rules import ModelRules
+from batchyard.gateway.request_limits import RequestLimits
 from batchyard.gateway.settings import GatewaySettings
+from batchyard.gateway.teams import Teams
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +25,11 @@ class Gateway:
     objects: ObjectStore
     health: HealthChecks
     keyring: Keyring
+    keys: Keys
+    teams: Teams
+    directory: Directory
+    model_rules: ModelRules
+    request_limits: RequestLimits
     settings: GatewaySettings
     clock: Clock
     failed_creates: FailedCreates

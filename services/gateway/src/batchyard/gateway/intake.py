@@ -29,6 +29,7 @@ async def take_file(request: Request, caller: Caller) -> File:
 
     Raises:
         InvalidRequest, PayloadTooLarge, RequestTimeout: The form is at fault; nothing is left in the store.
+        PermissionDenied: The caller may not use the model.
         ApiError: What file-store answered.
         ClientDisconnect: The client is gone; nothing is left in the store.
     """
@@ -37,6 +38,7 @@ async def take_file(request: Request, caller: Caller) -> File:
     boundary = boundary_of(request.headers.get("content-type"))
     if (declared_length(request) or 0) > settings.max_file_bytes + FORM_OVERHEAD_BYTES:
         raise too_large()
+    caller.check_model(choose_model(request))
     deposit = Deposit(caller, (await caller.call(OpenPlace())).object_key)
     intake = _Intake(deposit, settings)
     try:
@@ -46,6 +48,7 @@ async def take_file(request: Request, caller: Caller) -> File:
         ):
             await intake.read(events)
         claim = intake.claim(request)
+        caller.check_model(claim.model)
     except BaseException:
         await deposit.take_back()
         raise

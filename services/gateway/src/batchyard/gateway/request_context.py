@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from contextlib import ExitStack
 from typing import Any
 
 import structlog
@@ -15,6 +16,8 @@ from batchyard.common.logs import get_logger
 from batchyard.gateway.errors import INTERNAL_ERROR, error_response
 
 REQUEST_ID = "x-request-id"
+
+_EXCHANGE = "batchyard.exchange"
 
 _SANE_ID = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 _CLIENT_CLOSED_REQUEST = 499
@@ -32,7 +35,8 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(self._clock, _request_id(scope), send)
+        exchange = Exchange(self._clock, _request_id(scope), send)
+        scope[_EXCHANGE] = exchange
         with structlog.contextvars.bound_contextvars(request_id=exchange.request_id):
             try:
                 await self._app(scope, receive, exchange.send)
@@ -43,6 +47,7 @@ class RequestContext:
                 if exchange.status is None:
                     await error_response(InternalError(INTERNAL_ERROR))(scope, receive, exchange.send)
             finally:
+                exchange.at_end.close()
                 _log.info(
                     "http.request",
                     method=scope["method"],
@@ -52,8 +57,11 @@ class RequestContext:
                 )
 
 
-class _Exchange:
-    """One request and its answer. `status` is None until the answer has begun."""
+class Exchange:
+    """One request and its answer. `status` is None until the answer has begun.
+
+    `headers` are those that the answer is to have, whatever it is; `at_end` is closed once it has been sent.
+    """
 
     def __init__(self, clock: Clock, request_id: str, send: Send) -> None:
         self._clock = clock
@@ -61,6 +69,8 @@ class _Exchange:
         self._send = send
         self.request_id = request_id
         self.status: int | None = None
+        self.headers: dict[str, str] = {}
+        self.at_end = ExitStack()
 
     @property
     def elapsed_ms(self) -> int:
@@ -70,9 +80,16 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
+            headers.update(self.headers)
             headers[REQUEST_ID] = self.request_id
             headers["openai-processing-ms"] = str(self.elapsed_ms)
         await self._send(message)
+
+
+def exchange_of(scope: Scope) -> Exchange:
+    """The exchange that a request is part of."""
+    exchange: Exchange = scope[_EXCHANGE]
+    return exchange
 
 
 def new_request_id() -> str:

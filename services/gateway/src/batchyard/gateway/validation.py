@@ -21,12 +21,19 @@ _EXPECTED = {
     "model_type": "an object",
     "list_type": "an array",
     "bool_type": "a boolean",
+    "decimal_type": "a number",
+    "is_instance_of": "a number",  # of Decimal, the one class that is asked for
 }
 
 
 def refuse(message: str, code: str = "invalid_value") -> NoReturn:
     """Refuse a value from within a pydantic validator, in words that reach the client unchanged."""
     raise PydanticCustomError(REFUSED, "{message}", {"message": message, "code": code})
+
+
+def whole(value: object) -> object:
+    """JSON has one kind of number: 3600.0 is the integer 3600."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def unsupported_value(value: str, supported: Iterable[str]) -> str:
@@ -146,6 +153,18 @@ def _unsupported(error: Finding, param: str) -> InvalidRequest:
     return InvalidRequest(unsupported_value(str(error["input"]), supported), param=param, code="invalid_value")
 
 
+def _unknown(_error: Finding, param: str) -> InvalidRequest:
+    return InvalidRequest(f"Unknown parameter: '{param}'.", param=param, code="unknown_parameter")
+
+
+def _unmatched(error: Finding, param: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"Invalid '{param}': expected a string that matches the pattern '{error['ctx']['pattern']}'.",
+        param=param,
+        code="invalid_value",
+    )
+
+
 def _refused(error: Finding, param: str) -> InvalidRequest:
     return InvalidRequest(error["ctx"]["message"], param=param, code=error["ctx"]["code"])
 
@@ -164,6 +183,8 @@ _DESCRIBERS: dict[str, Callable[[Finding, str], InvalidRequest]] = {
     "too_long": _too_many,
     "too_short": _too_few,
     "literal_error": _unsupported,
+    "extra_forbidden": _unknown,
+    "string_pattern_mismatch": _unmatched,
     REFUSED: _refused,
 }
 

@@ -30,6 +30,7 @@ async def retry_batch(batch_id: str, request: Request, caller: TheCaller) -> Bat
         batch_id=batch_id,
         completion_window=wanted.completion_window,
         metadata=wanted.metadata,
+        key_models=caller.key_models,
         key_id=caller.identity.key_id,
         key_alias=caller.identity.key_alias,
         idempotency_key=key,

@@ -11,8 +11,8 @@ from batchyard.common.contracts.uploads import (
     Upload,
     UploadPart,
 )
-from batchyard.gateway.bodies import read_body
-from batchyard.gateway.caller import Caller, TheCaller
+from batchyard.gateway.bodies import read_json
+from batchyard.gateway.caller import TheCaller
 from batchyard.gateway.completion import complete_upload as complete
 from batchyard.gateway.intake import too_large
 from batchyard.gateway.model_choice import choose_model
@@ -31,16 +31,18 @@ router = APIRouter(tags=["Uploads"])
 @router.post("/uploads", openapi_extra=json_body(UploadRequest))
 async def create_upload(request: Request, caller: TheCaller) -> Upload:
     """Announce a file that will come in parts. The upload expires after an hour."""
-    wanted = parse_upload_request(await _json(request, caller))
+    wanted = parse_upload_request(await read_json(request, caller.gateway.settings))
     if wanted.kind is Purpose.BATCH and wanted.bytes > caller.gateway.settings.max_batch_file_bytes:
         raise too_large("bytes")
+    model = choose_model(request, [wanted.model] if wanted.model else [])
+    caller.check_model(model)
     expiry = wanted.expires_after
     return await caller.call(
         CreateUpload(
             filename=wanted.filename,
             purpose=wanted.kind,
             bytes=wanted.bytes,
-            model=choose_model(request, [wanted.model] if wanted.model else []),
+            model=model,
             expires_after=None if expiry is None else ExpiresAfter(seconds=expiry.seconds),
         )
     )
@@ -61,12 +63,12 @@ async def add_upload_part(upload_id: str, request: Request, caller: TheCaller) -
 @router.post("/uploads/{upload_id}/complete", openapi_extra=json_body(CompletionRequest))
 async def complete_upload(upload_id: str, request: Request, caller: TheCaller) -> Upload:
     """Join the parts into a file. The same request again has the same answer."""
-    wanted = parse_completion_request(await _json(request, caller))
+    wanted = parse_completion_request(await read_json(request, caller.gateway.settings))
+    model = choose_model(request)
+    caller.check_model(model)
     return await complete(
         caller,
-        CompleteUpload(
-            upload_id=upload_id, part_ids=tuple(wanted.part_ids), md5=wanted.md5, model=choose_model(request)
-        ),
+        CompleteUpload(upload_id=upload_id, part_ids=tuple(wanted.part_ids), md5=wanted.md5, model=model),
     )
 
 
@@ -74,8 +76,3 @@ async def complete_upload(upload_id: str, request: Request, caller: TheCaller) -
 async def cancel_upload(upload_id: str, caller: TheCaller) -> Upload:
     """End an upload without a file."""
     return await caller.call(CancelUpload(upload_id=upload_id))
-
-
-async def _json(request: Request, caller: Caller) -> bytes:
-    settings = caller.gateway.settings
-    return await read_body(request, max_bytes=settings.max_body_bytes, read_timeout=settings.read_timeout)
