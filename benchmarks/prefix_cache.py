@@ -96,7 +96,11 @@ async def measure(options: argparse.Namespace, servers: list[str], served: str, 
             for server in servers
         ]
         config.write_text(json.dumps({"model_list": entries}))
-        environment = {"BATCHYARD_ARRANGE_PREFIXES": str(arrange)}
+        environment = {
+            "BATCHYARD_ARRANGE_PREFIXES": str(arrange),
+            "BATCHYARD_SHARD_LINES": str(options.shard_lines),
+            "BATCHYARD_SHARD_BYTES": str(options.shard_bytes),
+        }
         async with running_stack(Path(directory) / "data", config=config, environment=environment) as stack:
             before = await cache_counts(servers)
             seconds = await run(stack, content)
@@ -122,6 +126,8 @@ async def main() -> None:
     parser.add_argument("--prefix-words", type=int, default=600)
     parser.add_argument("--max-tokens", type=int, default=4)
     parser.add_argument("--in-flight", type=int, default=16, help="requests in flight to one server")
+    parser.add_argument("--shard-lines", type=int, default=500)
+    parser.add_argument("--shard-bytes", type=int, default=4 * 2**20)
     parser.add_argument("--inputs", nargs="+", choices=("shared", "unshared"), default=("shared", "unshared"))
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()

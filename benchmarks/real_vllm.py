@@ -7,8 +7,9 @@
 First the sweep: an aiohttp client with 1, 2, 4 … 512 requests in flight, each with a sample of the lines. The best of
 these then take turns with Batchyard over the whole file, as often as `--rounds` says. Batchyard starts anew each time,
 without a hint of what the server takes; its time goes from the first byte of the upload to the last byte of the
-results. Of run-batch's time only the batch counts, not its start. Prints the medians, and the processor's time that the
-client or Batchyard's five processes took of it.
+results. Of run-batch's time only the batch counts, not its start. Prints the medians: of the seconds, of how they
+compare with the best client's in the same round, and of the processor's time that the client or Batchyard's five
+processes took for a line.
 """
 
 import argparse
@@ -115,7 +116,7 @@ async def by_batchyard(url: str, served: str, content: bytes, *, trace: bool) ->
                 batch = await response.json()
             shown = ""
             while batch["status"] not in ENDED:
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.2)
                 if trace:
                     shown = await show(http, time.perf_counter() - began, shown)
                 async with http.get(f"batches/{batch['id']}") as response:
@@ -198,23 +199,23 @@ async def compare(options: argparse.Namespace, url: str) -> dict[str, list[Run]]
             runs[f"aiohttp, {in_flight} in flight"].append(run)
         content = jsonl(as_batch, next(salt))
         runs["Batchyard"].append(await by_batchyard(url, served, content, trace=options.trace and not number))
-        print(f"\nafter {number + 1} of {options.rounds} rounds:\n\n{table(runs)}", flush=True)
+        print(f"\nafter {number + 1} of {options.rounds} rounds\n\n{table(runs)}", flush=True)
     return runs
 
 
 def table(runs: dict[str, list[Run]]) -> str:
     medians = {name: statistics.median(run.seconds for run in of) for name, of in runs.items()}
-    best = min(seconds for name, seconds in medians.items() if name.startswith("aiohttp"))
+    best = runs[min((name for name in runs if name.startswith("aiohttp")), key=lambda name: medians[name])]
     rows = [
         "| | seconds, each run | median | against the best client | lines/s | CPU per line |",
         "|---|---|---|---|---|---|",
     ]
     for name, of in runs.items():
         each = ", ".join(f"{run.seconds:.2f}" for run in of)
+        against = statistics.median(run.seconds / other.seconds for run, other in zip(of, best, strict=False))
         cpu = statistics.median(run.cpu / run.lines for run in of) * 1e3
-        rate = of[0].lines / medians[name]
         rows.append(
-            f"| {name} | {each} | {medians[name]:.2f} | {medians[name] / best:.2f}× | {rate:.0f} "
+            f"| {name} | {each} | {medians[name]:.2f} | {against:.2f}× | {of[0].lines / medians[name]:.0f} "
             f"| {f'{cpu:.2f} ms' if cpu else ''} |"
         )
     return "\n".join(rows)
@@ -231,7 +232,7 @@ async def main() -> None:
     parser.add_argument("--sweep", type=int, nargs="+", default=[2**power for power in range(10)], help="in flight")
     parser.add_argument("--sample", type=int, default=30, help="lines of the sweep for each request in flight")
     parser.add_argument("--best", type=int, default=2, help="of the sweep, how many go on to the rounds")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--trace", action="store_true", help="show how the limit is found in the first round")
     options = parser.parse_args()
