@@ -7,10 +7,10 @@ FUZZ_SECONDS ?= 60
 # Most tests wait for processes; the files of the others are few enough to leave room on two cores.
 TESTS_AT_ONCE ?= 3
 PYTHON ?= python3
-SOURCES := libs services tests benchmarks docs
+SOURCES := libs services tests benchmarks docs deploy
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-vllm test-chart soak fuzz check fmt docs clean
+.PHONY: help setup demo test test-faults test-vllm test-compose test-chart soak fuzz check fmt docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ test-faults: setup ## Run the tests of crashes and outages alone, the latter for
 
 test-vllm: setup ## Run the main flows before a real vLLM (VLLM_URL=... or VLLM_SERVE='vllm serve MODEL --port {port}')
 	@$(RUN)pytest tests/vllm -m vllm $(ARGS)
+
+test-compose: setup ## Bring docker-compose.yml up, run the main job, restart and kill each container (needs a Docker engine)
+	@$(RUN)pytest tests/compose -m compose -o log_cli=true -o log_cli_level=INFO -o log_cli_format="%(message)s" $(ARGS)
 
 test-chart: setup ## Render the Helm chart and hold it to Kubernetes' schemas (installs 100 MB of tools first)
 	@$(UV) sync --quiet --locked --all-packages --group chart || $(UV) sync --quiet --locked --all-packages --group chart --system-certs
