@@ -75,7 +75,9 @@ async def run(stack: RunningStack, content: bytes) -> float:
         batch = (await http.post("/batches", json=order)).json()
         while batch["status"] not in ENDED:
             await asyncio.sleep(0.05)
-            batch = (await http.get(f"/batches/{batch['id']}")).json()
+            response = await http.get(f"/batches/{batch['id']}")
+            if response.status_code == 200:  # a machine that is too busy may not answer in time
+                batch = response.json()
         assert batch["request_counts"]["completed"] == batch["request_counts"]["total"], batch
         return time.perf_counter() - began
 

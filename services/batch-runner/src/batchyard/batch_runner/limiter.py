@@ -15,6 +15,7 @@ from batchyard.batch_runner.observation import Load, Observation, Window
 
 _DOUBLE, _UP, _DOWN = 2.0, 1.25, 0.85
 _LEAST_WINDOW, _LONGEST_WINDOW = 0.5, 20.0  # seconds
+_LEAST_COUNTED = 1.5  # seconds; what is counted has our own pauses in it, such as for checkpoints
 _LEAST_COMPLETIONS = 20
 _MODEST = 4.0  # times the start: so many requests need not prove what they bring
 _HOLD = 10.0  # seconds between two trials that brought nothing
@@ -355,7 +356,8 @@ class Limiter:
         if window.completions and length >= _LONGEST_WINDOW:
             return True
         enough = window.completions >= min(max(_LEAST_COMPLETIONS, self.limit), 200) or not window.is_busy
-        return enough and length >= max(_LEAST_WINDOW, min(self._latency, _LONGEST_WINDOW))
+        least = _LEAST_COUNTED if window.can_be_counted else _LEAST_WINDOW
+        return enough and length >= max(least, min(self._latency, _LONGEST_WINDOW))
 
     def _without_need(self) -> Decision:
         """There were too few requests to tell anything."""
