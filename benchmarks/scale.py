@@ -135,7 +135,7 @@ async def table(
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runners", type=int, nargs="+", default=[1, 2, 3, 4])
-    parser.add_argument("--lines", type=int, default=3000)
+    parser.add_argument("--lines", type=int, default=3000, help="lines of the first table; 0: without it")
     parser.add_argument("--in-flight", type=int, default=16, help="requests that each runner may have at the server")
     parser.add_argument("--latency", type=float, default=0.2, help="seconds that the server takes for an answer")
     parser.add_argument("--server", type=int, default=48, help="requests that the server works on at a time")
@@ -146,16 +146,12 @@ async def main() -> None:
         "BATCHYARD_ADAPTIVE_CONCURRENCY": "false",
         "BATCHYARD_SHARD_LINES": "50",
     }
-    await table(
-        f"{options.in_flight} requests in flight for each runner, {options.latency:g} s for an answer, "
-        f"{options.server} at a time at the server",
-        options.runners,
-        options.lines,
-        options.latency,
-        options.server,
-        limited,
-        options.in_flight,
-    )
+    if options.lines:
+        title = (
+            f"{options.in_flight} requests in flight for each runner, {options.latency:g} s for an answer, "
+            f"{options.server} at a time at the server"
+        )
+        await table(title, options.runners, options.lines, options.latency, options.server, limited, options.in_flight)
     if options.cpu_lines:
         title = f"No limit but the {os.cpu_count()} cores of this machine"
         await table(title, options.runners, options.cpu_lines, 0.0, 4096, {}, 0)

@@ -25,8 +25,8 @@ from .endings import check_ended_well, encoded, ordinary
 pytestmark = pytest.mark.timeout(240)
 
 FILLER = "FILLER"
-LINES = 240
-LOOKS = 10
+LINES = 120
+LOOKS = 5
 FEW = 3
 REFUSALS = 3
 BOUND = 10.0  # a call may try several commands of two seconds
