@@ -17,6 +17,7 @@ from batchyard.batch_runner.creation import Creation
 from batchyard.batch_runner.dry_run import DryRun
 from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.handlers import SERVICE, command_router
+from batchyard.batch_runner.history import History
 from batchyard.batch_runner.model_access import ModelAccess
 from batchyard.batch_runner.native.api import NativeApi
 from batchyard.batch_runner.native.servers import NativeServers
@@ -90,8 +91,9 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
             creation = Creation(store, claims, batches, fleet, commands, access, clock)
             dry_run = DryRun(objects, fleet, natives, commands, access, settings)
             retries = Retries(store, claims, batches, commands, access, clock)
+            history = History(messaging.js)
             messaging.broker.include_router(
-                command_router(batches, creation, dry_run, retries, access, fleet, health, clock)
+                command_router(batches, creation, dry_run, retries, access, history, fleet, health, clock)
             )
             pools = PoolLoops(messaging.js, settings, worker.handle)
             pools.serve(fleet.pools, natives.pools)

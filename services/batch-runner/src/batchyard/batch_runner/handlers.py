@@ -5,6 +5,7 @@ from batchyard.batch_runner.creation import Creation
 from batchyard.batch_runner.dry_run import DryRun
 from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.fleet_state import fleet_state
+from batchyard.batch_runner.history import History
 from batchyard.batch_runner.model_access import ModelAccess
 from batchyard.batch_runner.retries import Retries
 from batchyard.common.clock import Clock
@@ -17,6 +18,7 @@ from batchyard.common.contracts.batches import (
     RetryBatch,
     ValidateBatch,
 )
+from batchyard.common.contracts.events import ListEvents
 from batchyard.common.contracts.fleet import FleetState, GetFleet
 from batchyard.common.contracts.health import CheckBatchRunner
 from batchyard.common.contracts.models import ListModels, ModelList
@@ -33,6 +35,7 @@ def command_router(
     dry_run: DryRun,
     retries: Retries,
     access: ModelAccess,
+    history: History,
     fleet: Fleet,
     health: HealthChecks,
     clock: Clock,
@@ -52,6 +55,7 @@ def command_router(
     router.on(ListBatches, batches.list)
     router.on(CancelBatch, batches.cancel)
     router.on(RetryBatch, retries.retry)
+    router.on(ListEvents, history.list)
     router.on(ListModels, list_models)
     router.on(GetFleet, get_fleet)
     router.on(CheckBatchRunner, health.check)

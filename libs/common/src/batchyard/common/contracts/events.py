@@ -1,12 +1,14 @@
 """Events: facts in the past tense, with everything a consumer needs, so that it need not call back."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from batchyard.common import subjects
-from batchyard.common.contracts.base import Contract
+from batchyard.common.contracts.base import Command, Contract
 from batchyard.common.contracts.batches import Batch, BatchStatus, RequestCounts, Usage, Work
+
+EVENT_LIST_MAX = 256
 
 
 class BatchEvent(Contract):
@@ -42,3 +44,36 @@ class BatchProgress(Contract):
     status: BatchStatus
     request_counts: RequestCounts
     usage: Usage
+
+
+class StoredEvent(Contract):
+    """An event and its place in the stream: `sequence` grows from one to the next, with gaps."""
+
+    sequence: int
+    event: BatchEvent
+
+
+class EventPage(Contract):
+    """Events in the order they happened. `next` is what to give as `after` for those that follow; keep it, and nothing
+    is missed or repeated over a restart.
+    """
+
+    object: Literal["list"] = "list"
+    data: list[StoredEvent]
+    next: int
+    has_more: bool = False
+
+
+class ListEvents(Command[EventPage]):
+    """The events of the last 30 days that came after a place in the stream, 0 being its beginning.
+
+    Without `after` none: the answer says only where the stream ends now. With `batch_id`, those of one batch.
+    """
+
+    noun: ClassVar = "events"
+    verb: ClassVar = "list"
+    result: ClassVar = EventPage
+
+    after: int | None = Field(default=None, ge=0, lt=2**63)
+    batch_id: str | None = Field(default=None, max_length=4096)
+    limit: int = Field(default=100, ge=1, le=EVENT_LIST_MAX)

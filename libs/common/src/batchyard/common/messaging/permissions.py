@@ -43,13 +43,14 @@ COMMAND_OWNERS = {
     "files": FILE_STORE,
     "uploads": FILE_STORE,
     "batches": BATCH_RUNNER,
+    "events": BATCH_RUNNER,
     "models": BATCH_RUNNER,
     "fleet": BATCH_RUNNER,
     "billing": BILLING,
 }
 """The service that answers the commands of a noun. `health` has one verb for each service."""
 
-TENANT_NOUNS = ("batches", "billing", "files", "models", "uploads")
+TENANT_NOUNS = ("batches", "billing", "events", "files", "models", "uploads")
 
 _API = "$JS.API"
 _LONGEST_PLAIN_TOKEN = 100
@@ -156,6 +157,9 @@ def _runner_publishes() -> Iterator[str]:
     yield from (f"{_API}.STREAM.INFO.{stream}" for stream in (EVENTS, WORK, STEPS))
     yield f"{_API}.STREAM.PURGE.{WORK}"
     yield f"{_API}.STREAM.MSG.GET.{STEPS}"
+    # `events.list`.
+    yield f"{_API}.CONSUMER.CREATE.{EVENTS}"
+    yield from _reads(f"{EVENTS}.*")
     # The pools, and so the consumers of their shards, are known to the runners alone.
     for consumer in (f"{WORK}.*", f"{STEPS}.{STEPS_CONSUMER}"):
         yield f"{_API}.CONSUMER.DURABLE.CREATE.{consumer}"
