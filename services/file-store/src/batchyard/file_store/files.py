@@ -50,7 +50,7 @@ class Files:
         objects: Where the bytes are.
         clock: Says what has expired.
         claim_within: Seconds after their writing for which bytes may be claimed.
-        url_lifetime: Seconds for which bytes may be sent to a URL.
+        url_lifetime: Seconds for which bytes may be sent to a URL, or fetched from one.
     """
 
     def __init__(
@@ -78,13 +78,7 @@ class Files:
         if not command.presigned:
             return Place(object_key=object_key, file_id=raw_id)
         expires_at = int(self._clock.now() + self._url_lifetime)
-        url = await self._objects.put_url(object_key, self._url_lifetime)
-        if url is None:
-            raise InvalidRequest(
-                "This installation keeps files in a folder, which has no URLs: write the bytes there yourself.",
-                param="presigned",
-                code="presigned_unsupported",
-            )
+        url = _needed(await self._objects.put_url(object_key, self._url_lifetime))
         return Place(object_key=object_key, file_id=raw_id, upload_url=url, upload_url_expires_at=expires_at)
 
     async def create(self, tenant: str, command: CreateFile) -> File:
@@ -130,14 +124,25 @@ class Files:
         return DeletedFile(id=entry.value.public_id)
 
     async def open_download(self, tenant: str, command: OpenDownload) -> Download:
-        """Where the bytes are; `model` is the record's, else the one that the given ID carries. Raises NotFound."""
+        """Where the bytes are; `model` is the record's, else the one that the given ID carries.
+
+        Raises:
+            NotFound: There is no such file.
+            InvalidRequest: A URL is asked for, and the store has none.
+        """
         record = (await self._find(tenant, command.file_id)).value
+        url, expires_at = None, None
+        if command.presigned:
+            expires_at = int(self._clock.now() + self._url_lifetime)
+            url = _needed(await self._objects.get_url(record.object_key, self._url_lifetime))
         return Download(
             file=record.as_file(),
             raw_id=record.raw_id,
             model=record.model if record.model is not None else decode_id(command.file_id).model,
             object_key=record.object_key,
             etag=record.etag,
+            download_url=url,
+            download_url_expires_at=expires_at,
         )
 
     async def remove(self, entry: Entry[FileRecord]) -> None:
@@ -236,6 +241,16 @@ def _record_of(tenant: str, command: CreateFile, raw_id: str, stored: ObjectInfo
         created_at=created_at,
         expires_at=expires_at(created_at, command.purpose, command.expires_after),
     )
+
+
+def _needed(url: str | None) -> str:
+    if url is None:
+        raise InvalidRequest(
+            "This installation keeps files in a folder, which has no URLs: read and write the bytes there yourself.",
+            param="presigned",
+            code="presigned_unsupported",
+        )
+    return url
 
 
 def new_place(tenant: str) -> tuple[str, str]:

@@ -21,7 +21,7 @@ class FileStoreSettings(Settings):
         description="for which stored bytes may be claimed as a file; shortly after, they are deleted",
     )
     upload_url_lifetime: float = Field(
-        default=900.0, ge=1, le=7 * 86_400, description="for which bytes may be sent to a presigned URL"
+        default=900.0, ge=1, le=7 * 86_400, description="for which a presigned URL takes or gives the bytes of a file"
     )
     upload_lifetime: float = Field(default=3600.0, ge=1, description="in which an upload in parts must be completed")
     max_upload_bytes: int = Field(default=8192 * _MIB, ge=1, description="of a file that comes in parts")

@@ -79,13 +79,19 @@ class Place(Contract):
 
 
 class Download(Contract):
-    """Where a file's bytes are. `raw_id` and `model` are what the record holds, not what the caller's ID said."""
+    """Where a file's bytes are. `raw_id` and `model` are what the record holds, not what the caller's ID said.
+
+    With `download_url`, whoever has that URL may `GET` the bytes, also in ranges, until `download_url_expires_at`
+    (Unix seconds).
+    """
 
     file: File
     raw_id: str
     model: str | None
     object_key: str
     etag: str
+    download_url: str | None = None
+    download_url_expires_at: int | None = None
 
 
 class OpenPlace(Command[Place]):
@@ -149,8 +155,11 @@ class DeleteFile(Command[DeletedFile]):
 
 
 class OpenDownload(Command[Download]):
+    """Ask where a file's bytes are. `presigned` asks for a URL too, as with `OpenPlace`."""
+
     noun: ClassVar = "files"
     verb: ClassVar = "open_download"
     result: ClassVar = Download
 
     file_id: str
+    presigned: bool = False

@@ -70,6 +70,11 @@ class MinioObjectStore:
         check_key(key)
         return self._client.put_url(key, seconds)
 
+    async def get_url(self, key: str, seconds: float) -> str | None:
+        """See `ObjectStore.get_url`."""
+        check_key(key)
+        return self._client.get_url(key, seconds)
+
     async def get(self, key: str, *, start: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
         """See `ObjectStore.get`. An open stream holds one connection of `max_streams`."""
         check_key(key)

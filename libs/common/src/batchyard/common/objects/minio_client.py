@@ -116,9 +116,15 @@ class S3Client(Minio):
         Raises:
             ValueError: S3 knows no such time.
         """
-        if not _MIN_URL_SECONDS <= seconds <= _MAX_URL_SECONDS:
-            raise ValueError(f"a URL is valid for {_MIN_URL_SECONDS} to {_MAX_URL_SECONDS} seconds, not {seconds:g}")
-        return self.presigned_put_object(self.bucket, key, timedelta(seconds=seconds))
+        return self.presigned_put_object(self.bucket, key, _lifetime(seconds))
+
+    def get_url(self, key: str, seconds: float) -> str:
+        """Sign a URL under which anyone may GET this object for so long. Nothing is sent.
+
+        Raises:
+            ValueError: S3 knows no such time.
+        """
+        return self.presigned_get_object(self.bucket, key, _lifetime(seconds))
 
     def begin(self, key: str) -> str:
         """Begin a multipart upload, and return its ID."""
@@ -276,3 +282,9 @@ def _trust(ca_file: Path | None) -> ssl.SSLContext:
 def _served_at(headers: Mapping[str, str]) -> datetime:
     date = headers.get("Date")
     return parsedate_to_datetime(date).astimezone(UTC) if date else datetime.now(UTC)
+
+
+def _lifetime(seconds: float) -> timedelta:
+    if not _MIN_URL_SECONDS <= seconds <= _MAX_URL_SECONDS:
+        raise ValueError(f"a URL is valid for {_MIN_URL_SECONDS} to {_MAX_URL_SECONDS} seconds, not {seconds:g}")
+    return timedelta(seconds=seconds)

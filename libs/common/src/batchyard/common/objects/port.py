@@ -61,6 +61,14 @@ class ObjectStore(Protocol):
         """
         ...
 
+    async def get_url(self, key: str, seconds: float) -> str | None:
+        """A URL under which whoever has it may GET the object, until `seconds` have passed. None as with `put_url`.
+
+        Raises:
+            ValueError: not between one second and seven days.
+        """
+        ...
+
     def get(self, key: str, *, start: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
         """Stream the bytes `start` to `start + length` of an object in chunks of at most 1 MiB.
 
