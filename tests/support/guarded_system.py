@@ -36,10 +36,12 @@ class GuardedSystem:
 
 
 @asynccontextmanager
-async def guarded_system(server: GuardedNats, directory: Path, config: Path) -> AsyncIterator[GuardedSystem]:
-    """Declare the topology, start the four services, and wait until they are ready."""
+async def guarded_system(
+    server: GuardedNats, directory: Path, config: Path, **told: Any
+) -> AsyncIterator[GuardedSystem]:
+    """Declare the topology, start the four services, and wait until they are ready; `told` are settings of all."""
     common: dict[str, Any] = {"config": config, "config_poll_interval": 0.05, "work_ack_wait": 2.0}
-    common["object_store"] = f"file://{directory}/objects"
+    common |= {"object_store": f"file://{directory}/objects", **told}
     await declare(Settings(**common, **server.settings(TOPOLOGY)), asyncio.Event())
     port_file = directory / "port"
     async with AsyncExitStack() as exits:

@@ -113,6 +113,11 @@ def live(tenant: str, batch_id: str) -> str:
     return f"{ROOT}.live.{encode_token(tenant)}.batches.{encode_token(batch_id)}"
 
 
+def is_live(subject: str) -> bool:
+    """Whether a subject is one of progress ticks."""
+    return subject.startswith(f"{ROOT}.live.")
+
+
 def live_filter(tenant: str) -> str:
     """The progress ticks of all batches of a tenant."""
     return f"{ROOT}.live.{encode_token(tenant)}.batches.*"

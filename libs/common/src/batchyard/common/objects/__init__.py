@@ -11,7 +11,7 @@ from batchyard.common.objects.factory import open_object_store
 from batchyard.common.objects.keys import check_key, check_prefix
 from batchyard.common.objects.local import LocalObjectStore
 from batchyard.common.objects.port import ObjectInfo, ObjectStore
-from batchyard.common.objects.streams import read, read_lines
+from batchyard.common.objects.streams import lines_of, read, read_lines
 
 __all__ = [
     "InvalidObjectKey",
@@ -24,6 +24,7 @@ __all__ = [
     "ObjectTooLarge",
     "check_key",
     "check_prefix",
+    "lines_of",
     "open_object_store",
     "read",
     "read_lines",

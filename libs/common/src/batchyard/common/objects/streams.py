@@ -33,8 +33,15 @@ async def read_lines(
     store: ObjectStore, key: str, *, start: int = 0, length: int | None = None
 ) -> AsyncGenerator[bytes, None]:
     """The lines of an object, without their newlines; memory is one chunk and one line."""
+    async with aclosing(lines_of(store.get(key, start=start, length=length))) as lines:
+        async for line in lines:
+            yield line
+
+
+async def lines_of(data: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The lines of a stream, which is closed at the end; memory is one chunk and one line."""
     rest: list[bytes] = []
-    async with aclosing(store.get(key, start=start, length=length)) as chunks:
+    async with aclosing(data) as chunks:
         async for chunk in chunks:
             head, newline, tail = chunk.partition(b"\n")
             if not newline:
