@@ -7,7 +7,7 @@ FUZZ_SECONDS ?= 60
 # Most tests wait for processes; the files of the others are few enough to leave room on two cores.
 TESTS_AT_ONCE ?= 3
 PYTHON ?= python3
-SOURCES := libs services tests benchmarks docs deploy
+SOURCES := libs services tests benchmarks docs deploy examples
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-faults test-vllm test-compose test-chart soak fuzz check fmt docs clean
