@@ -2,7 +2,8 @@
 # Make the bucket, and a user for each service that needs bytes, with what it may do and nothing more. Run again after
 # a secret was changed: whatever exists is brought up to date.
 #
-# Takes S3_ENDPOINT and S3_BUCKET; /run/secrets/s3_root and s3_<service> hold the secret keys.
+# Takes S3_ENDPOINT; /run/secrets/s3_root and s3_<service> hold the secret keys. The image has little but a shell: no sed,
+# no grep.
 set -eu
 
 try() { # A server that has only just come up may refuse for a moment.
@@ -17,18 +18,20 @@ try() { # A server that has only just come up may refuse for a moment.
 set_alias() { mc alias set root "$S3_ENDPOINT" batchyard-root "$(cat /run/secrets/s3_root)"; }
 
 add_user() { # Both by standard input: arguments show in a list of processes.
-    printf '%s\n%s\n' "batchyard-$1" "$(cat "/run/secrets/s3_$(echo "$1" | tr - _)")" | mc admin user add root
+    printf '%s\n%s\n' "batchyard-$1" "$(cat "/run/secrets/s3_$1")" | mc admin user add root
+}
+
+attach() { # $1: policy, $2: user. To attach what is attached already is an error.
+    mc admin policy attach root "$1" --user "$2" && return
+    case $(mc admin user info root "$2") in *"$1"*) ;; *) return 1 ;; esac
 }
 
 try set_alias
-try mc mb --ignore-existing "root/$S3_BUCKET"
+try mc mb --ignore-existing root/batchyard
 
 for service in gateway file-store batch-runner; do
-    sed "s/BUCKET/$S3_BUCKET/g" "/etc/batchyard-minio/$service.json" >"/tmp/$service.json"
-    try mc admin policy create root "batchyard-$service" "/tmp/$service.json"
+    try mc admin policy create root "bytes-of-$service" "/etc/batchyard-minio/$service.json"
     try add_user "$service"
-    # Attaching what is attached already is an error.
-    mc admin policy attach root "batchyard-$service" --user "batchyard-$service" \
-        || mc admin user info root "batchyard-$service" | grep -q "batchyard-$service\$"
+    try attach "bytes-of-$service" "batchyard-$service"
 done
-echo "setup: bucket $S3_BUCKET and its users are ready"
+echo "setup: the bucket and its users are ready"

@@ -82,7 +82,7 @@ class ComposeProject:
         for service in ("gateway", "file-store", "batch-runner"):
             policy = json.loads((ROOT / "deploy" / "minio" / f"{service}.json").read_text())
             secret = self.secret(f"s3_{service.replace('-', '_')}")
-            everything.append((f"batchyard-{service}", secret, list(_seaweedfs_actions(policy, "batchyard"))))
+            everything.append((f"batchyard-{service}", secret, list(_seaweedfs_actions(policy))))
         commands = "".join(
             f"s3.configure -user={user} -access_key={user} -secret_key={secret} -actions={','.join(actions)} -apply\n"
             for user, secret, actions in everything
@@ -142,13 +142,13 @@ def compose_project(directory: Path) -> Iterator[ComposeProject]:
         project("down", "--volumes", "--remove-orphans", "--timeout", "20")
 
 
-def _seaweedfs_actions(policy: Any, bucket: str) -> Iterator[str]:
+def _seaweedfs_actions(policy: Any) -> Iterator[str]:
     """The same in SeaweedFS' words: Read, Write (which is also to delete) and List, below a prefix."""
     words = {"s3:GetObject": "Read", "s3:PutObject": "Write", "s3:DeleteObject": "Write", "s3:ListBucket": "List"}
     seen = set()
     for statement in policy["Statement"]:
         for resource in statement["Resource"]:
-            where = resource.removeprefix("arn:aws:s3:::").replace("BUCKET", bucket)
+            where = resource.removeprefix("arn:aws:s3:::")
             for action in statement["Action"]:
                 if (word := words.get(action)) and (known := f"{word}:{where}") not in seen:
                     seen.add(known)
