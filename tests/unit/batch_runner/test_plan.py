@@ -277,3 +277,44 @@ def test_a_window_is_filled_for_each_pool_whatever_the_others_do() -> None:
     assert window_end(table, 8, [0, 2, 4, 6], lambda _: 2) == 12
     assert window_end(table, 12, [0, 2], lambda _: 2) == 12
     assert window_end(table, 4, [0, 1, 2, 3], lambda _: 2) == 4
+
+
+def shared_lines(beginnings: int, count: int) -> list[str]:
+    """Lines whose system prompts of 500 bytes take turns."""
+    systems = [f"{number:03d} " * 125 for number in range(beginnings)]
+    return [
+        request(f"r{index}", messages=[{"role": "system", "content": systems[index % beginnings]}])
+        for index in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("limits", "sizes"),
+    [
+        ({}, [80] * 5),
+        ({"shard_lines_shared": 50}, [40] * 10),
+        ({"arrange_prefixes": False}, [20] * 20),
+        ({"shard_bytes": 20_000}, [20] * 20),  # a shard more would be too many bytes
+        ({"shards_per_batch": 8}, [40] * 10),
+    ],
+)
+async def test_shards_are_larger_where_a_beginning_has_few_lines(
+    store: LocalObjectStore, limits: dict[str, int], sizes: list[int]
+) -> None:
+    lines = shared_lines(40, 400)
+    usual = {"shard_lines": 20, "shard_lines_shared": 80}
+    verdict = await plan(store, "\n".join(lines), **(usual | limits))  # type: ignore[arg-type]
+    assert isinstance(verdict, Plan)
+    assert [shard.requests for shard in verdict.table.shards] == sizes
+    content = "\n".join(lines).encode()
+    cut = [content[shard.offset : shard.offset + shard.length] for shard in verdict.table.shards]
+    assert b"".join(cut) == content
+    assert [shard.first_line for shard in verdict.table.shards] == [
+        1 + sum(sizes[:index]) for index in range(len(sizes))
+    ]
+
+
+async def test_shards_stay_as_they_are_where_nothing_is_shared(store: LocalObjectStore) -> None:
+    verdict = await plan(store, "\n".join(shared_lines(400, 400)), shard_lines=20, shard_lines_shared=80)
+    assert isinstance(verdict, Plan)
+    assert [shard.requests for shard in verdict.table.shards] == [20] * 20

@@ -16,6 +16,7 @@ from batchyard.batch_runner.lines import BLANK
 from batchyard.batch_runner.routing import MayUse, NameOf, PoolOf, Routing
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.shard import ShardRange, ShardTable
+from batchyard.batch_runner.sharing import Sharing
 from batchyard.batch_runner.validate import MAX_PROBLEMS, CheckedLine, LineRules, SeenIds, check_line, shortened
 from batchyard.common.config import bare
 from batchyard.common.contracts.batches import BatchProblem
@@ -110,6 +111,7 @@ class Planner:
         self._rules = rules
         self._routing = Routing(model, pool_of, name_of, may_mix=settings.mixed_models, may_use=may_use)
         self._seen = SeenIds()
+        self._sharing = Sharing(rules.endpoint)
         self._problems: list[BatchProblem] = []
         self._cutters: dict[str, _Cutter] = {}
         self._requests = 0
@@ -149,6 +151,7 @@ class Planner:
         if isinstance(route, BatchProblem):
             self._problems.append(route)
         else:
+            self._sharing.see(line.text)
             self._cutter_of(route).add(line)
 
     def _duplicate(self, number: int, checked: CheckedLine) -> BatchProblem | None:
@@ -185,16 +188,26 @@ class Planner:
         return cutter
 
     def _table(self) -> ShardTable:
-        models = self._routing.models
+        models, most = self._routing.models, self._lines_in_a_shard()
         if models is None:
             (cutter,) = self._cutters.values()
-            return ShardTable(cutter.shards())
+            return ShardTable(cutter.shards(most))
         shards = [
             msgspec.structs.replace(shard, pool=pool)
             for pool, cutter in self._cutters.items()
-            for shard in cutter.shards()
+            for shard in cutter.shards(most)
         ]
         return ShardTable(sorted(shards, key=lambda shard: shard.first_line), models, self._routing.names)
+
+    def _lines_in_a_shard(self) -> int:
+        """More than usual where that brings lines that begin alike together, but so few that the batch has shards for
+        as many as a runner works on at a time."""
+        settings = self._settings
+        usual = settings.shard_lines
+        more = min(settings.shard_lines_shared, self._requests // settings.shards_per_batch)
+        if not settings.arrange_prefixes or more <= usual or not self._sharing.is_worth(usual, more):
+            return usual
+        return more
 
 
 def capped(problems: Sequence[BatchProblem]) -> tuple[BatchProblem, ...]:
@@ -216,7 +229,7 @@ class _Cutter:
     def __init__(self, max_lines: int, max_bytes: int) -> None:
         self._max_lines = max_lines
         self._max_bytes = max_bytes
-        self._shards: list[ShardRange] = []
+        self._shards: list[tuple[ShardRange, int]] = []  # with the bytes of their own lines
         self._open: ShardRange | None = None
         self._bytes = 0
 
@@ -227,12 +240,23 @@ class _Cutter:
         if self._open.requests >= self._max_lines or self._bytes >= self._max_bytes:
             self._close()
 
-    def shards(self) -> list[ShardRange]:
-        """The shards of all lines, the last of which is closed now."""
+    def shards(self, most: int) -> list[ShardRange]:
+        """The shards of all lines, the last of which is closed now; neighbours become one where that has no more than
+        `most` lines, and no more bytes than a shard may have."""
         self._close()
-        return self._shards
+        joined: list[tuple[ShardRange, int]] = []
+        for shard, size in self._shards:
+            if joined:
+                last, taken = joined[-1]
+                if last.requests + shard.requests <= most and taken + size <= self._max_bytes:
+                    length = shard.offset + shard.length - last.offset
+                    both = ShardRange(last.offset, length, last.first_line, last.requests + shard.requests)
+                    joined[-1] = (both, taken + size)
+                    continue
+            joined.append((shard, size))
+        return [shard for shard, _ in joined]
 
     def _close(self) -> None:
         if self._open is not None:
-            self._shards.append(self._open)
+            self._shards.append((self._open, self._bytes))
         self._open, self._bytes = None, 0

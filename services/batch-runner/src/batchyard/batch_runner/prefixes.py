@@ -73,12 +73,17 @@ class Arrangement:
     groups: tuple[bytes | None, ...]
 
 
+def can_share(path: str) -> bool:
+    """Whether requests to this route have prompts that a server may find in its cache."""
+    return path in _PIECES
+
+
 def arrangement(path: str, bodies: Sequence[Piece]) -> Arrangement | None:
     """How to send requests to this route with these bodies; None when their order does not matter.
 
     A look at 64 of them tells whether it may: where no prompt begins like another one, that is all the cost.
     """
-    if path not in _PIECES:
+    if not can_share(path):
         return None
     if len(bodies) > 2 * _SAMPLE:
         sample = random.Random(len(bodies)).sample(bodies, _SAMPLE)  # noqa: S311  no regularity of a file escapes it

@@ -21,6 +21,11 @@ class RunnerSettings(Settings):
     validation_slots: int = Field(default=2, ge=1, description="dry runs that this process reads at a time")
 
     shard_lines: int = Field(default=500, ge=1, description="lines in one shard at most")
+    shard_lines_shared: int = Field(
+        default=2000,
+        ge=1,
+        description="lines in one shard at most, of a batch whose lines have many beginnings in common",
+    )
     shard_bytes: int = Field(default=4 * MIB, ge=1024, description="bytes after which a shard is closed")
     shard_window: int = Field(
         default=16, ge=1, description="shards of one batch queued or running at a time, fewer when other batches wait"
