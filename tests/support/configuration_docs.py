@@ -3,6 +3,7 @@
 `make docs` writes them anew; a test holds that they are as the code has them.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,8 +75,10 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
-    if value is None or isinstance(value, (BaseModel, dict, list)):
+    if (not value and isinstance(value, (dict, list))) or value is None or isinstance(value, BaseModel):
         return ""
+    if isinstance(value, dict):
+        return f"`{json.dumps(value)}`"
     return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -14,7 +14,6 @@ from batchyard.batch_runner.attempt import Attempts
 from batchyard.batch_runner.batch import BatchRecord, record_key
 from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.pool import Pool
-from batchyard.batch_runner.retry import RetryPolicy
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.upstream import AiohttpUpstream
 from batchyard.common.clock import SystemClock
@@ -76,8 +75,9 @@ async def open_bench() -> AsyncIterator[Callable[..., object]]:
             clock = SystemClock()
             fleet = Fleet(config, settings, upstream, clock)
             stack.push_async_callback(fleet.close)
-            policy = RetryPolicy(settings.max_attempts, settings.max_throttled, settings.retry_base, settings.retry_cap)
-            return Bench(sims, fleet.pools[MODEL], Attempts(upstream, policy, clock, random.Random(1)), settings)
+            return Bench(
+                sims, fleet.pools[MODEL], Attempts(upstream, settings.retry_policy, clock, random.Random(1)), settings
+            )
 
         yield opened
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -66,7 +67,67 @@ async def test_a_failure_that_stays_is_the_result_after_all_attempts(open_bench:
     result, line = await run(bench, "hello [[fault:status=500]]")
     assert result.kind is Kind.FAILED
     assert line["response"]["status_code"] == 500
+    assert line["response"]["body"]["error"]
+    error = line["error"]
+    assert (error["code"], error["attempts"], error["failures"]) == ("server_error", 3, {"server_error": 3})
+    assert error["message"].startswith("Gave up after 3 attempts in 0.")
+    assert error["message"].endswith("s; the last one failed because the server answered 500.")
     assert sent(bench) == 3
+
+
+async def test_the_error_of_a_line_counts_its_failures_by_kind(open_bench: Any) -> None:
+    bench = await open_bench(max_attempts=3)
+    faults = ["status=429,times=1", "reset,times=1", "abort,times=1", "bad-json"]
+    _, line = await run(bench, "hello " + "".join(f"[[fault:{fault}]]" for fault in faults))
+    assert line["error"]["attempts"] == 4
+    assert line["error"]["failures"] == {
+        "rate_limit_exceeded": 1,
+        "connection_lost": 1,
+        "request_aborted": 1,
+        "malformed_response": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        ("status=500", "server_error"),
+        ("status=429", "rate_limit_exceeded"),
+        ("reset", "connection_lost"),
+        ("hang", "request_timeout"),
+        ("bad-json", "malformed_response"),
+        ("abort", "request_aborted"),
+    ],
+)
+async def test_each_kind_of_failure_has_a_budget(open_bench: Any, fault: str, code: str) -> None:
+    bench = await open_bench(retry_budgets={code: 2}, request_timeout=0.2)
+    _, line = await run(bench, f"hello [[fault:{fault}]]")
+    assert line["error"]["failures"] == {code: 2}
+    assert sent(bench) == 2
+
+
+async def test_a_server_that_is_never_reached_may_have_a_budget_too(open_bench: Any) -> None:
+    bench = await open_bench(retry_budgets={"server_unreachable": 1})
+    bench.pool.members[0].deployment = replace(bench.pool.members[0].deployment, base_url="http://127.0.0.1:9")
+    result = await asyncio.wait_for(bench.attempts.run(job("hello"), bench.pool), 20)
+    assert json.loads(result.text)["error"]["code"] == "server_unreachable"
+    assert json.loads(result.text)["error"]["attempts"] == 0
+
+
+async def test_a_line_is_given_up_once_it_has_been_tried_for_long_enough(open_bench: Any) -> None:
+    bench = await open_bench(line_timeout=0.3, max_attempts=1000)
+    _, line = await run(bench, "hello [[fault:status=500]]")
+    assert 1 < line["error"]["attempts"] < 1000
+
+
+async def test_one_bad_server_fails_no_line(open_bench: Any) -> None:
+    bench = await open_bench(SimSettings(port=0, base_latency=0.01), servers=2, max_attempts=3)
+    bench.sims[0].state.faults.set_rates(("status=500:1",), 1)
+    results = await asyncio.gather(*(bench.attempts.run(job(f"hello {index}"), bench.pool) for index in range(300)))
+    assert {result.kind for result in results} == {Kind.COMPLETED}
+    bad, good = bench.pool.members
+    assert bad.breaker.times_opened >= 1
+    assert good.breaker.is_closed
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchyard.batch_runner.lines import (
+    LineError,
     Tokens,
     answered_line,
     body_for,
@@ -116,7 +117,7 @@ def test_a_request_id_that_is_no_text_is_written_all_the_same() -> None:
 
 
 def test_an_unanswered_line_says_why() -> None:
-    text = unanswered_line("batch_req_1", b'"a"', "batch_expired", 'too "late"')
+    text = unanswered_line("batch_req_1", b'"a"', LineError("batch_expired", 'too "late"'))
     assert json.loads(text) == {
         "id": "batch_req_1",
         "custom_id": "a",

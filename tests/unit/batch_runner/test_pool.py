@@ -7,8 +7,8 @@ import pytest
 
 from batchyard.batch_runner.fairness import Claim
 from batchyard.batch_runner.flight import Flight
-from batchyard.batch_runner.pool import Pool, PoolRetired
-from batchyard.batch_runner.upstream import Answer
+from batchyard.batch_runner.pool import Member, Pool, PoolRetired
+from batchyard.batch_runner.upstream import Answer, Health
 from batchyard.common.clock import SystemClock
 from batchyard.common.config import Deployment
 
@@ -18,6 +18,7 @@ class Servers:
 
     def __init__(self) -> None:
         self.alive = True
+        self.otherwise = Health.SILENT
         self.asked = 0
 
     async def post(self, deployment: Deployment, path: str, body: bytes, request_id: str) -> Answer:
@@ -29,10 +30,10 @@ class Servers:
     async def metrics(self, deployment: Deployment) -> str | None:
         return None
 
-    async def is_alive(self, deployment: Deployment) -> bool:
+    async def health(self, deployment: Deployment) -> Health:
         self.asked += 1
         await asyncio.sleep(0)
-        return self.alive
+        return Health.ALIVE if self.alive else self.otherwise
 
 
 def deployment(name: str, limit: int = 2, weight: float = 1.0) -> Deployment:
@@ -55,6 +56,11 @@ async def pool(servers: Servers) -> AsyncIterator[Pool]:
 
 async def take(pool: Pool, count: int) -> list[str]:
     return [(await pool.acquire()).deployment.id for _ in range(count)]
+
+
+def fail(pool: Pool, member: Member, times: int) -> None:
+    for _ in range(times):
+        pool.failed(member, SystemClock().monotonic())
 
 
 async def test_the_least_loaded_deployment_is_taken(pool: Pool) -> None:
@@ -176,20 +182,68 @@ async def test_a_line_goes_elsewhere_after_a_failure(pool: Pool) -> None:
     assert await pool.acquire(avoid=first) is not first
 
 
-async def test_a_deployment_that_only_fails_rests_while_others_work(pool: Pool) -> None:
+async def test_a_deployment_that_only_fails_is_left_alone_while_others_work(pool: Pool) -> None:
     bad, good = pool.members
-    for _ in range(5):
-        pool.failed(bad)
+    fail(pool, bad, 5)
     assert await take(pool, 2) == [good.deployment.id] * 2
-    pool.succeeded(bad)
-    assert bad.failures == 0
 
 
-async def test_the_only_deployment_never_rests_for_its_failures(servers: Servers) -> None:
+async def test_one_that_cools_down_gets_waiters_once_that_is_over(pool: Pool) -> None:
+    bad = pool.members[0]
+    fail(pool, bad, 5)
+    await take(pool, 2)
+    assert (await asyncio.wait_for(pool.acquire(), 5)) is bad
+
+
+async def test_one_that_is_tried_again_gets_a_few_requests_until_they_are_answered(servers: Servers) -> None:
+    pool = Pool("m", [deployment("a", 50), deployment("b", 0)], 9, servers, SystemClock(), 0.01)
+    bad = pool.members[0]
+    pool.members[1].limit = 0
+    fail(pool, bad, 5)
+    assert await asyncio.wait_for(take(pool, 3), 5) == ["a"] * 3
+    more = [asyncio.create_task(pool.acquire()) for _ in range(10)]
+    await asyncio.sleep(0.05)
+    assert not any(task.done() for task in more)
+    for _ in range(3):
+        pool.succeeded(bad, SystemClock().monotonic())
+    assert await asyncio.wait_for(asyncio.gather(*more), 5) == [bad] * 10
+    await pool.close()
+
+
+async def test_the_only_deployment_is_not_left_alone_for_its_failures(servers: Servers) -> None:
     pool = Pool("m", [deployment("a")], 9, servers, SystemClock(), 0.01)
-    for _ in range(50):
-        pool.failed(pool.members[0])
+    fail(pool, pool.members[0], 50)
     assert await asyncio.wait_for(take(pool, 1), 1) == ["a"]
+
+
+async def test_one_that_only_says_that_it_is_unwell_is_tried_after_a_while(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchyard.batch_runner.pool._UNWELL_PATIENCE", 0.05)
+    pool = Pool("m", [deployment("a", 9)], 9, servers, SystemClock(), 0.01)
+    member = pool.members[0]
+    servers.alive, servers.otherwise = False, Health.UNWELL
+    assert not await pool.confirm_alive(member)
+    assert await asyncio.wait_for(pool.acquire(), 5) is member
+    waiting = asyncio.create_task(pool.acquire())
+    await asyncio.sleep(0.02)
+    assert not waiting.done(), "one request tells enough"
+    pool.succeeded(member, SystemClock().monotonic())
+    assert await asyncio.wait_for(waiting, 5) is member
+    assert await pool.confirm_alive(member), "its word counts no more"
+    await pool.close()
+
+
+async def test_one_that_says_nothing_is_not_tried(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batchyard.batch_runner.pool._UNWELL_PATIENCE", 0.0)
+    pool = Pool("m", [deployment("a")], 9, servers, SystemClock(), 0.01)
+    servers.alive = False
+    pool.set_aside(pool.members[0])
+    async with asyncio.timeout(5):
+        while servers.asked < 10:
+            await asyncio.sleep(0.01)
+    assert pool.is_down
+    await pool.close()
 
 
 async def test_a_deployment_that_asks_for_rest_gets_it(servers: Servers) -> None:
@@ -303,7 +357,7 @@ async def test_a_dead_deployment_is_not_watched_once_it_is_removed(pool: Pool, s
 
 
 async def test_a_deployment_at_another_address_is_another_one(pool: Pool) -> None:
-    pool.members[0].down = True
+    pool.members[0].breaker.trip(0.0)
     moved = Deployment(id="a", pool="m", model="m", base_url="http://elsewhere")
     pool.update([moved])
     assert not pool.is_down

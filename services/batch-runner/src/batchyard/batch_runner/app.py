@@ -26,7 +26,6 @@ from batchyard.batch_runner.queue import Done, Later, WorkLoop
 from batchyard.batch_runner.reconciler import Reconciler
 from batchyard.batch_runner.results import Results
 from batchyard.batch_runner.retries import Retries
-from batchyard.batch_runner.retry import RetryPolicy
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.steps import Stepper
 from batchyard.batch_runner.tasks import decode_step
@@ -60,7 +59,6 @@ def serve(settings: RunnerSettings) -> Callable[[asyncio.Event], Awaitable[None]
 
 async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) -> None:
     clock = SystemClock()
-    policy = RetryPolicy(settings.max_attempts, settings.max_throttled, settings.retry_base, settings.retry_cap)
     async with (
         open_objects(settings) as objects,
         open_messaging(SERVICE, settings) as messaging,
@@ -76,7 +74,7 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
         results = Results(store, natives, commands, settings)
         access = ModelAccess(fleet, teams)
         stepper = Stepper(store, fleet, natives, results, access, settings, clock)
-        attempts = Attempts(upstream, policy, clock, rng)
+        attempts = Attempts(upstream, settings.retry_policy, clock, rng)
         worker = Worker(store, fleet, natives, attempts, settings, clock)
         control = Control(fleet, upstream, clock, rng, settings.control_interval)
         steps = steps_consumer(settings)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from batchyard.batch_runner.fairness import Claim
 from batchyard.batch_runner.flight import Flight
 from batchyard.batch_runner.lines import (
+    LineError,
     RequestLine,
     Tokens,
     answered_line,
@@ -25,15 +26,6 @@ from batchyard.common.clock import Clock
 _SERVER_ERRORS = frozenset({500, 502, 503, 504})
 _TOO_MUCH = frozenset({THROTTLED, 503})
 _THROTTLED_REST = 0.5
-_CODES = {
-    Failure.UNREACHABLE: "server_unreachable",
-    Failure.TIMED_OUT: "request_timeout",
-    Failure.BROKEN: "connection_lost",
-    Failure.MALFORMED: "malformed_response",
-    Failure.ABORTED: "request_aborted",
-    Failure.REFUSED: "server_error",
-    Failure.THROTTLED: "rate_limit_exceeded",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,23 +92,32 @@ class Attempts:
             if stopped():
                 pool.release(member, job.claim)
                 return None
+            began = self._clock.monotonic()
             outcome = await self._fly(job, member, pool)
             if outcome is None:
                 continue
             if isinstance(outcome, Result):
-                pool.succeeded(member)
+                pool.succeeded(member, began)
                 return outcome
-            if await self._is_down(outcome, member, pool):
-                continue
-            spent = spent.after(outcome.failure)
+            took = self._clock.monotonic() - began
+            is_down = await self._is_down(outcome, member, pool)
+            if not is_down or outcome.failure is Failure.UNREACHABLE:
+                spent = spent.after(outcome.failure, 0.0 if is_down else took)
             if self._policy.is_spent(spent):
                 return _given_up(job, outcome, spent, member)
-            if outcome.failure is Failure.THROTTLED or outcome.retry_after is not None:
-                # The server asked for rest, not the line: another deployment may take it in the meantime.
-                pool.rest(member, _THROTTLED_REST if outcome.retry_after is None else outcome.retry_after)
-            else:
-                pool.failed(member)
-            await asyncio.sleep(self._policy.delay(spent, self._rng))
+            if not is_down:
+                spent = await self._back_off(spent, outcome, began, member, pool)
+
+    async def _back_off(self, spent: Spent, failed: _Failed, began: float, member: Member, pool: Pool) -> Spent:
+        """Tell the pool of an attempt that failed, and wait; what the line has used up then."""
+        if failed.failure is Failure.THROTTLED or failed.retry_after is not None:
+            # The server asked for rest, not the line: another deployment may take it in the meantime.
+            pool.rest(member, _THROTTLED_REST if failed.retry_after is None else failed.retry_after)
+        else:
+            pool.failed(member, began)
+        delay = self._policy.delay(spent, self._rng)
+        await asyncio.sleep(delay)
+        return spent.waited(delay)
 
     async def _fly(self, job: LineJob, member: Member, pool: Pool) -> Result | _Failed | None:
         """What an attempt came to; None for one that was taken back, which has cost the line nothing."""
@@ -128,6 +129,7 @@ class Attempts:
                 if isinstance(outcome, Result):
                     flight.ended(outcome.tokens, is_refused=outcome.kind is Kind.FAILED)
                 else:
+                    member.flights.failures[outcome.failure] += 1
                     flight.failed(throttled=outcome.is_throttled, timed_out=outcome.failure is Failure.TIMED_OUT)
         finally:
             pool.release(member, job.claim)
@@ -191,16 +193,23 @@ class Attempts:
 
 
 def _given_up(job: LineJob, failed: _Failed, spent: Spent, member: Member) -> Result:
-    """The result of a line whose budget is spent: the server's last answer if there was one."""
-    if failed.answer is not None:
+    """The result of a line whose budget is spent: why, and the server's last answer if there was one."""
+    custom_id = bytes(job.request.custom_id)
+    times = "1 attempt" if spent.total == 1 else f"{spent.total} attempts"
+    error = LineError(
+        failed.failure.value,
+        f"Gave up after {times} in {spent.seconds:.1f} s; the last one failed because {failed.reason}.",
+        spent.total,
+        {failure.value: count for failure, count in spent.failures.items()},
+    )
+    if failed.answer is None:
+        text = unanswered_line(job.identity, custom_id, error)
+    else:
         upstream_id = failed.answer.headers.get("x-request-id", job.identity)
-        custom_id = bytes(job.request.custom_id)
-        text = answered_line(job.identity, custom_id, failed.answer.status, upstream_id, failed.answer.body)
-        return Result(job.line, Kind.FAILED, Tokens(), member.deployment.id, text)
-    message = f"Gave up after {spent.total} attempts; the last one failed because {failed.reason}."
-    return _unanswered(job, _CODES[failed.failure], message, member.deployment.id)
+        text = answered_line(job.identity, custom_id, failed.answer.status, upstream_id, failed.answer.body, error)
+    return Result(job.line, Kind.FAILED, Tokens(), member.deployment.id, text)
 
 
 def _unanswered(job: LineJob, code: str, message: str, deployment: str) -> Result:
-    text = unanswered_line(job.identity, bytes(job.request.custom_id), code, message)
+    text = unanswered_line(job.identity, bytes(job.request.custom_id), LineError(code, message))
     return Result(job.line, Kind.FAILED, Tokens(), deployment, text)

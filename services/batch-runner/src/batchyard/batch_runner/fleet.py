@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterable
 
+from batchyard.batch_runner.breaker import BreakerRules
 from batchyard.batch_runner.pool import Pool
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.upstream import Upstream
@@ -95,6 +96,7 @@ class Fleet:
                     self._settings.probe_interval,
                     self._settings.head_start,
                     self._settings.initial_parallel_requests if self._settings.adaptive_concurrency else None,
+                    BreakerRules(self._settings.breaker_failures, self._settings.breaker_cooldown_cap),
                 )
 
     async def _served_by(self, deployments: tuple[Deployment, ...]) -> list[tuple[Deployment, list[str] | None]]:

@@ -22,7 +22,8 @@ def fleet_state(fleet: Fleet, clock: Clock) -> FleetState:
 
 def _state(member: Member, clock: Clock) -> DeploymentState:
     deployment, steering, traffic = member.deployment, member.steering, member.flights.traffic
-    rest = member.rests_until - clock.monotonic()
+    now = clock.monotonic()
+    rest = max(member.rests_until - now, member.breaker.closed_for(now) or 0.0)
     counters = {name: value for name, value in asdict(traffic).items() if name in DeploymentCounters.model_fields}
     return DeploymentState(
         id=deployment.id,
@@ -30,6 +31,7 @@ def _state(member: Member, clock: Clock) -> DeploymentState:
         api_base=str(URL(deployment.base_url).with_user(None)),  # without a password
         status="down" if member.down else "resting" if rest > 0 else "up",
         rests_until=round(clock.now() + rest, 3) if rest > 0 else None,
+        circuit=member.breaker.state(now).value,
         limit=member.limit,
         max_parallel_requests=member.ceiling,
         in_flight=member.in_flight,

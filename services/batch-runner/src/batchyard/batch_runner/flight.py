@@ -1,11 +1,13 @@
 """The attempts under way on one deployment: counted, paid for, and taken back for somebody else's sake."""
 
 import asyncio
+from collections import Counter
 from types import TracebackType
 from typing import Self
 
 from batchyard.batch_runner.allowance import Allowance
 from batchyard.batch_runner.lines import Tokens
+from batchyard.batch_runner.retry import Failure
 from batchyard.batch_runner.steering import Traffic
 from batchyard.common.clock import Clock
 
@@ -14,12 +16,14 @@ class Flights:
     """What this process has on one deployment, the oldest first.
 
     Attributes:
+        failures: Attempts that brought nothing, by kind.
         others: Requests of anybody else that were on the server when it was last looked at.
     """
 
     def __init__(self, allowance: Allowance) -> None:
         self.allowance = allowance
         self.traffic = Traffic()
+        self.failures: Counter[Failure] = Counter()
         self.under_way: dict[Flight, None] = {}
         self.others = 0.0
         self._share = 0.0

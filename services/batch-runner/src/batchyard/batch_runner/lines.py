@@ -149,23 +149,35 @@ def _whole(number: Number) -> int:
     return min(max(int(number or 0), 0), _MOST_TOKENS)
 
 
-def answered_line(identity: str, custom_id: bytes, status: int, upstream_id: str, body: bytes) -> bytes:
-    """A result line around an answer's own bytes (no newline at its end)."""
-    return b'{"id":"%b","custom_id":%b,"response":{"status_code":%d,"request_id":%b,"body":%b},"error":null}' % (
+class LineError(msgspec.Struct, omit_defaults=True, frozen=True):
+    """The `error` of a result line. `attempts` and `failures` (by code) are those of a line that was given up."""
+
+    code: str
+    message: str
+    attempts: int | None = None
+    failures: dict[str, int] | None = None
+
+
+def answered_line(
+    identity: str, custom_id: bytes, status: int, upstream_id: str, body: bytes, error: LineError | None = None
+) -> bytes:
+    """A result line around an answer's own bytes (no newline at its end). `error` if it is the last of several."""
+    return b'{"id":"%b","custom_id":%b,"response":{"status_code":%d,"request_id":%b,"body":%b},"error":%b}' % (
         identity.encode(),
         custom_id,
         status,
         _encoder.encode(upstream_id.encode(errors="replace").decode()),
         one_line_json(body),
+        b"null" if error is None else _encoder.encode(error),
     )
 
 
-def unanswered_line(identity: str, custom_id: bytes, code: str, message: str) -> bytes:
+def unanswered_line(identity: str, custom_id: bytes, error: LineError) -> bytes:
     """A result line for a request that got no answer (no newline at its end)."""
     return b'{"id":"%b","custom_id":%b,"response":null,"error":%b}' % (
         identity.encode(),
         custom_id,
-        _encoder.encode({"code": code, "message": message}),
+        _encoder.encode(error),
     )
 
 

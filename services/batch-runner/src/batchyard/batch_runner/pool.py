@@ -6,18 +6,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from batchyard.batch_runner.allowance import Allowance
+from batchyard.batch_runner.breaker import Breaker, BreakerRules
 from batchyard.batch_runner.fairness import Claim, FairQueue, Share
 from batchyard.batch_runner.flight import Flights
 from batchyard.batch_runner.steering import Steering
-from batchyard.batch_runner.upstream import Upstream
+from batchyard.batch_runner.upstream import Health, Upstream
 from batchyard.common.clock import Clock
 from batchyard.common.config import Deployment
 from batchyard.common.logs import get_logger
 from batchyard.common.tasks import end
 
 _FIRST_PROBE = 0.1
-_FAILURES_IN_A_ROW = 5
-_LONGEST_REST = 15.0
+_UNWELL_PATIENCE = 15.0  # seconds after which one that answers, but says that it is unwell, is tried all the same
 _GROWTH, _PREPARED = 4, 128  # a limit may grow so much, or to so many requests, while a shard runs
 _LEAST_WAIT = 0.001
 _log = get_logger(__name__)
@@ -37,9 +37,9 @@ class Member:
         flights: What is in flight, and what has been.
         steering: How the limit is found; None if it is not looked for.
         queue: Requests, of whomever, that waited there when it was last looked at.
-        down: Whether it does not answer; nothing is sent until a probe says otherwise.
-        failures: Attempts that failed since the last that did not.
+        breaker: Whether it is sent requests, from what became of those before.
         rests_until: Monotonic second until which nothing is sent because the server asked for it.
+        trusts_health: Whether what `/health` says is believed; not once requests were answered in spite of it.
         removed: Whether it has left the configuration; what is in flight ends as it may.
     """
 
@@ -47,32 +47,37 @@ class Member:
     ceiling: int
     limit: int
     flights: Flights
+    breaker: Breaker
     steering: Steering | None = None
     in_flight: int = 0
     queue: float = 0.0
-    down: bool = False
-    failures: int = 0
     rests_until: float = 0.0
+    trusts_health: bool = True
     removed: bool = False
-    probe: asyncio.Task[bool] | None = field(default=None, repr=False)
+    probe: asyncio.Task[Health] | None = field(default=None, repr=False)
+
+    @property
+    def down(self) -> bool:
+        """Whether it does not answer; nothing is sent until a probe says otherwise."""
+        return self.breaker.is_down
 
     def is_open(self, now: float) -> bool:
-        return self._has_room(now) and self.allowed_in(now) == 0.0
+        return self.opens_in(now) == 0.0
 
     def opens_in(self, now: float) -> float | None:
-        """Seconds after which it may be sent something, if nothing but its allowance is in the way; else None."""
-        return self.allowed_in(now) if self._has_room(now) else None
-
-    def allowed_in(self, now: float) -> float:
+        """Seconds after which it may be sent something, as far as that is a matter of time; 0 for now, else None."""
+        if self.in_flight >= self.limit:
+            return None
+        wait = self.breaker.closed_for(now)
+        if wait is None:
+            return None
         allowance = self.flights.allowance
-        return 0.0 if allowance.is_unlimited else allowance.closed_for(now)
+        allowed = 0.0 if allowance.is_unlimited else allowance.closed_for(now)
+        return max(wait, allowed, self.rests_until - now)
 
     @property
     def load(self) -> float:
         return (self.in_flight + self.queue) / self.deployment.weight
-
-    def _has_room(self, now: float) -> bool:
-        return not self.down and self.in_flight < self.limit and self.rests_until <= now
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,7 @@ class Pool:
     Args:
         default_limit: Requests in flight at most to a deployment that has no `max_parallel_requests`.
         start_limit: Where the search for each deployment's own limit begins; None for no search.
+        breaker_rules: When a deployment that fails is left alone, and for how long.
     """
 
     def __init__(
@@ -104,6 +110,7 @@ class Pool:
         probe_interval: float,
         head_start: int = 0,
         start_limit: int | None = None,
+        breaker_rules: BreakerRules | None = None,
     ) -> None:
         self.name = name
         self.members: list[Member] = []
@@ -113,6 +120,7 @@ class Pool:
         self._clock = clock
         self._probe_interval = probe_interval
         self._start_limit = start_limit
+        self._breaker_rules = breaker_rules or BreakerRules()
         self._opening: asyncio.TimerHandle | None = None
         self._waiters: FairQueue[_Waiter] = FairQueue(head_start)
         self._nobody = FairQueue[_Waiter](0).open("", "")
@@ -140,9 +148,9 @@ class Pool:
         ceiling = deployment.max_parallel_requests or self._default_limit
         flights = Flights(Allowance(deployment.rpm, deployment.tpm, self._clock.monotonic()))
         if self._start_limit is None:
-            return Member(deployment, ceiling, ceiling, flights)
+            return Member(deployment, ceiling, ceiling, flights, Breaker(self._breaker_rules))
         steering = Steering(self._start_limit, ceiling)
-        return Member(deployment, ceiling, steering.limit, flights, steering)
+        return Member(deployment, ceiling, steering.limit, flights, Breaker(self._breaker_rules), steering)
 
     def _refresh(self, member: Member, deployment: Deployment) -> None:
         """Go over to what the configuration says of it now."""
@@ -220,32 +228,26 @@ class Pool:
         member.limit = limit
         self._wake()
 
-    def succeeded(self, member: Member) -> None:
-        """The deployment gave an answer that counts."""
-        member.failures = 0
+    def succeeded(self, member: Member, began: float) -> None:
+        """The deployment gave an answer that counts, to a request that was begun at this monotonic second."""
+        if member.breaker.succeeded(began, self._clock.monotonic()):
+            _log.info("deployment.closed", deployment=member.deployment.id, pool=self.name)
+            self._wake()
 
-    def failed(self, member: Member) -> None:
-        """An attempt failed. A deployment that does nothing else rests while others do the work."""
-        member.failures += 1
-        excess = member.failures - _FAILURES_IN_A_ROW
-        if excess >= 0 and any(other is not member and not other.down for other in self.members):
-            self.rest(member, min(_LONGEST_REST, 0.5 * 2.0 ** min(excess, 10)))
+    def failed(self, member: Member, began: float) -> None:
+        """An attempt failed that was begun at this monotonic second. A deployment that fails again and again cools down
+        while others do the work."""
+        now = self._clock.monotonic()
+        rates = [
+            other.breaker.failure_rate for other in self.members if other is not member and other.breaker.is_closed
+        ]
+        if member.breaker.failed(began, now, others=max(rates, default=None)):
+            seconds = member.breaker.closed_for(now)
+            _log.warning("deployment.opened", deployment=member.deployment.id, pool=self.name, seconds=seconds)
 
     def rest(self, member: Member, seconds: float) -> None:
         """Send nothing to a deployment for a while: it said that it has too much to do."""
-        until = self._clock.monotonic() + seconds
-        if until > member.rests_until:
-            member.rests_until = until
-            asyncio.get_running_loop().call_later(seconds, self._rested, member)
-
-    def _rested(self, member: Member) -> None:
-        """Wake the waiters once the rest is over. A timer of uvloop may fire a moment early: a wake that found the
-        deployment still resting would be the last one, and the waiters would wait for ever."""
-        left = member.rests_until - self._clock.monotonic()
-        if left > 0:
-            asyncio.get_running_loop().call_later(max(left, _LEAST_WAIT), self._rested, member)
-        else:
-            self._wake()
+        member.rests_until = max(member.rests_until, self._clock.monotonic() + seconds)
 
     async def confirm_alive(self, member: Member) -> bool:
         """Ask a deployment that has just failed whether it is alive; all who ask at once share one question.
@@ -255,18 +257,19 @@ class Pool:
         if member.down or member.removed:
             return False
         if member.probe is None:
-            member.probe = asyncio.create_task(self._upstream.is_alive(member.deployment))
+            member.probe = asyncio.create_task(self._upstream.health(member.deployment))
             member.probe.add_done_callback(lambda _: setattr(member, "probe", None))
-        alive = await asyncio.shield(member.probe)
-        if not alive:
-            self.set_aside(member)
-        return alive
+        health = await asyncio.shield(member.probe)
+        if health is Health.ALIVE or (health is Health.UNWELL and not member.trusts_health):
+            return True
+        self.set_aside(member)
+        return False
 
     def set_aside(self, member: Member) -> None:
         """A deployment is down: watch it until it answers again."""
         if member.down or member.removed:
             return
-        member.down = True
+        member.breaker.trip(self._clock.monotonic())
         _log.warning("deployment.down", deployment=member.deployment.id, pool=self.name)
         watch = asyncio.create_task(self._watch(member))
         self._watches[watch] = member
@@ -279,33 +282,50 @@ class Pool:
         await end((*self._watches, *probes))
 
     async def _watch(self, member: Member) -> None:
-        delay = _FIRST_PROBE
+        """Ask a deployment that is down how it is until requests may be sent to it. One that says all along that it is
+        unwell gets one request after a while: what answers `/health` need not be what answers requests."""
+        began, delay = self._clock.monotonic(), _FIRST_PROBE
         while True:
             await asyncio.sleep(delay)
-            if await self._upstream.is_alive(member.deployment):
+            health = await self._upstream.health(member.deployment)
+            now = self._clock.monotonic()
+            if health is Health.ALIVE:
+                member.trusts_health = True
+                member.breaker.answers(now)
+                _log.info("deployment.up", deployment=member.deployment.id, pool=self.name)
+                break
+            if health is Health.UNWELL and now - began >= _UNWELL_PATIENCE:
+                member.trusts_health = False
+                member.breaker.answers(now, probes=1)
+                _log.info("deployment.tried", deployment=member.deployment.id, pool=self.name)
                 break
             delay = min(delay * 2, self._probe_interval)
-        member.down = False
-        _log.info("deployment.up", deployment=member.deployment.id, pool=self.name)
         self._wake()
 
     def _choose(self, avoid: Member | None = None) -> Member | None:
         now = self._clock.monotonic()
         members = [member for member in self.members if member.is_open(now)]
         if not members:
-            self._look_again_when_allowed(now)
+            self._look_again(now)
             return None
         preferred = [member for member in members if member is not avoid] or members
         return min(preferred, key=lambda member: member.load)
 
-    def _look_again_when_allowed(self, now: float) -> None:
-        """Wake the waiters once `rpm` or `tpm` lets a deployment have another request."""
+    def _look_again(self, now: float) -> None:
+        """Wake the waiters once a rest or a cool-down is over, or once `rpm` or `tpm` lets in another request.
+        A timer of uvloop may fire a moment early: the wake that finds everything closed still sets the next one."""
         waits = [wait for member in self.members if (wait := member.opens_in(now)) is not None]
-        if waits and self._opening is None:
-            delay = max(min(waits), _LEAST_WAIT)
-            self._opening = asyncio.get_running_loop().call_later(delay, self._allowed)
+        if not waits:
+            return
+        loop = asyncio.get_running_loop()
+        at = loop.time() + max(min(waits), _LEAST_WAIT)
+        if self._opening is not None:
+            if self._opening.when() <= at:
+                return
+            self._opening.cancel()
+        self._opening = loop.call_at(at, self._opened)
 
-    def _allowed(self) -> None:
+    def _opened(self) -> None:
         self._opening = None
         self._wake()
 
@@ -319,7 +339,9 @@ class Pool:
                 waiter.place.set_result(self._placed(other or member, ticket.share))
 
     def _placed(self, member: Member, share: Share) -> Member:
+        now = self._clock.monotonic()
         member.in_flight += 1
-        member.flights.allowance.take(self._clock.monotonic())
+        member.breaker.admit(now)
+        member.flights.allowance.take(now)
         self._waiters.take(share)
         return member

@@ -2,26 +2,27 @@
 
 import math
 import random
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from enum import Enum
+from enum import StrEnum
 
 RETRYABLE_STATUSES = frozenset({408, 409, 425, 429})
 THROTTLED = 429
 MAX_RETRY_AFTER = 120.0
 
 
-class Failure(Enum):
-    """Why an attempt gave no result."""
+class Failure(StrEnum):
+    """Why an attempt gave no result. The values are the codes that a line's error has."""
 
-    UNREACHABLE = "unreachable"  # the request was never sent
-    REFUSED = "refused"  # an answer, of a status that may pass
-    THROTTLED = "throttled"  # 429
-    TIMED_OUT = "timed_out"
-    BROKEN = "broken"  # the connection ended before the answer did
-    MALFORMED = "malformed"  # 200, but not a JSON object
-    ABORTED = "aborted"  # 200, but the server says that it gave up
+    UNREACHABLE = "server_unreachable"  # the request was never sent
+    REFUSED = "server_error"  # an answer, of a status that may pass
+    THROTTLED = "rate_limit_exceeded"  # 429
+    TIMED_OUT = "request_timeout"
+    BROKEN = "connection_lost"  # the connection ended before the answer did
+    MALFORMED = "malformed_response"  # 200, but not a JSON object
+    ABORTED = "request_aborted"  # 200, but the server says that it gave up
 
 
 def is_retryable(status: int) -> bool:
@@ -31,22 +32,33 @@ def is_retryable(status: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What one line has used up so far."""
+    """What one line has used up so far.
 
-    attempts: int = 0
-    throttled: int = 0
+    Attributes:
+        failures: How often it failed, by kind.
+        seconds: What its attempts took, and the waits after them. To wait for a server that is away, or for its turn,
+            costs nothing.
+    """
 
-    def after(self, failure: Failure) -> "Spent":
-        """A request that never left costs nothing: a server that is down must not fail the lines that wait for it."""
-        if failure is Failure.UNREACHABLE:
-            return self
-        if failure is Failure.THROTTLED:
-            return Spent(self.attempts, self.throttled + 1)
-        return Spent(self.attempts + 1, self.throttled)
+    failures: Mapping[Failure, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def after(self, failure: Failure, seconds: float = 0.0) -> "Spent":
+        return Spent({**self.failures, failure: self.failures.get(failure, 0) + 1}, self.seconds + seconds)
+
+    def waited(self, seconds: float) -> "Spent":
+        return Spent(self.failures, self.seconds + seconds)
+
+    @property
+    def attempts(self) -> int:
+        """Those that speak of the line: neither a server that is away nor one that has too much to do must fail the
+        lines that wait for it."""
+        return self.total - self.failures.get(Failure.THROTTLED, 0)
 
     @property
     def total(self) -> int:
-        return self.attempts + self.throttled
+        """Requests that were sent."""
+        return sum(count for failure, count in self.failures.items() if failure is not Failure.UNREACHABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +68,23 @@ class RetryPolicy:
     Source of the jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
 
     Attributes:
-        max_attempts: Failures after which a line fails.
-        max_throttled: 429 answers after which a line fails: they speak of the server, not of the line.
+        max_attempts: Failures after which a line fails, 429 answers aside.
         base: Seconds that the first wait is at most.
         cap: Seconds that any wait is at most.
+        budgets: Failures of one kind after which a line fails.
+        max_seconds: What attempts and waits may take together before the last attempt; None for as long as it takes.
     """
 
     max_attempts: int
-    max_throttled: int
     base: float
     cap: float
+    budgets: Mapping[Failure, int] = field(default_factory=dict)
+    max_seconds: float | None = None
 
     def is_spent(self, spent: Spent) -> bool:
-        return spent.attempts >= self.max_attempts or spent.throttled >= self.max_throttled
+        if spent.attempts >= self.max_attempts or (self.max_seconds is not None and spent.seconds >= self.max_seconds):
+            return True
+        return any(spent.failures.get(failure, 0) >= budget for failure, budget in self.budgets.items())
 
     def delay(self, spent: Spent, rng: random.Random) -> float:
         """Seconds to wait before the next attempt, on whichever deployment is free then."""

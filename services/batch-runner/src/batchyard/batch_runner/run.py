@@ -10,7 +10,7 @@ from batchyard.batch_runner.attempt import Attempts, LineJob
 from batchyard.batch_runner.batch import ShardOutcome
 from batchyard.batch_runner.fairness import Claim
 from batchyard.batch_runner.line_queue import LineQueue
-from batchyard.batch_runner.lines import BLANK, RequestLine, named_model, read_request, unanswered_line
+from batchyard.batch_runner.lines import BLANK, LineError, RequestLine, named_model, read_request, unanswered_line
 from batchyard.batch_runner.pool import Pool, PoolRetired
 from batchyard.batch_runner.segments import (
     ERROR_KINDS,
@@ -206,8 +206,10 @@ class ShardRun:
                 text = unanswered_line(
                     job.identity,
                     bytes(job.request.custom_id),
-                    "runner_lost",
-                    f"Given up: {starts} runners in a row were lost while they worked on this request.",
+                    LineError(
+                        "runner_lost",
+                        f"Given up: {starts} runners in a row were lost while they worked on this request.",
+                    ),
                 )
                 self._gather(Result(job.line, Kind.FAILED, Tally.NO_TOKENS, None, text), job)
         await self.checkpoint()
@@ -374,13 +376,13 @@ class ShardRun:
 def failed_line(job: LineJob, error: Exception) -> Result:
     """The result of a line that Batchyard itself could not deal with."""
     message = f"Batchyard could not process this request ({type(error).__name__}); its operator's log says more."
-    text = unanswered_line(job.identity, bytes(job.request.custom_id), "internal_error", message)
+    text = unanswered_line(job.identity, bytes(job.request.custom_id), LineError("internal_error", message))
     return Result(job.line, Kind.FAILED, Tally.NO_TOKENS, None, text)
 
 
 def not_run(line: int, identity: str, custom_id: bytes, why: Stop) -> Result:
     """The result of a line that was never answered."""
-    text = unanswered_line(identity, custom_id, why.value, NOT_RUN[why])
+    text = unanswered_line(identity, custom_id, LineError(why.value, NOT_RUN[why]))
     return Result(line, Kind.NOT_RUN, Tally.NO_TOKENS, None, text)
 
 

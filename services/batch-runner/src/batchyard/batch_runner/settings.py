@@ -1,7 +1,10 @@
 """Settings of batch-runner."""
 
+from typing import Annotated
+
 from pydantic import Field
 
+from batchyard.batch_runner.retry import Failure, RetryPolicy
 from batchyard.common.settings import Settings
 
 MIB = 1024 * 1024
@@ -62,9 +65,25 @@ class RunnerSettings(Settings):
     max_response_bytes: int = Field(default=16 * MIB, ge=1024, description="bytes of one answer at most")
     max_attempts: int = Field(default=5, ge=1, description="times a line is sent before it fails")
     max_throttled: int = Field(default=30, ge=1, description="429 answers a line takes before it fails")
+    retry_budgets: dict[Failure, Annotated[int, Field(ge=1)]] = Field(
+        default={Failure.TIMED_OUT: 3},
+        description="failures of one kind after which a line fails, as JSON; the kinds are the codes of a line's error",
+    )
+    line_timeout: float | None = Field(
+        default=None,
+        gt=0,
+        description="seconds after which a line is not sent again, waits for its turn or for a server not counted; "
+        "absent: as long as its batch has",
+    )
     retry_base: float = Field(default=0.5, ge=0, description="seconds: the first retry waits up to this long")
     retry_cap: float = Field(default=30.0, ge=0, description="seconds: no retry waits longer")
     probe_interval: float = Field(default=2.0, gt=0, description="seconds between looks at a server that is down")
+    breaker_failures: int = Field(
+        default=5, ge=1, description="failures in a row after which a deployment is left alone while others do the work"
+    )
+    breaker_cooldown_cap: float = Field(
+        default=30.0, gt=0, description="seconds: a deployment that fails each time it is tried is left alone no longer"
+    )
 
     flush_interval: float = Field(default=1.0, gt=0, description="seconds between checkpoints of a running shard")
     flush_bytes: int = Field(default=4 * MIB, ge=1024, description="bytes of results that make a checkpoint at once")
@@ -100,3 +119,13 @@ class RunnerSettings(Settings):
     orphan_sweep_interval: float = Field(default=3600.0, gt=0, description="seconds between searches for leftovers")
     orphan_min_age: float = Field(default=3600.0, ge=0, description="seconds after which a leftover is one")
     command_timeout: float = Field(default=10.0, gt=0, description="seconds for another service to answer")
+
+    @property
+    def retry_policy(self) -> RetryPolicy:
+        return RetryPolicy(
+            max_attempts=self.max_attempts,
+            base=self.retry_base,
+            cap=self.retry_cap,
+            budgets={Failure.THROTTLED: self.max_throttled, **self.retry_budgets},
+            max_seconds=self.line_timeout,
+        )

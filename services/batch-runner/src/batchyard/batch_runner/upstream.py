@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -26,6 +27,14 @@ class Answer:
     status: int
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Health(Enum):
+    """What a server says of itself: `UNWELL` is a server error, `SILENT` no answer."""
+
+    ALIVE = "alive"
+    UNWELL = "unwell"
+    SILENT = "silent"
 
 
 class UpstreamError(Exception):
@@ -59,8 +68,8 @@ class Upstream(Protocol):
         """
         ...
 
-    async def is_alive(self, deployment: Deployment) -> bool:
-        """Whether the server answers `GET /health` with anything but a server error."""
+    async def health(self, deployment: Deployment) -> Health:
+        """What the server answers to `GET /health`; anything but a server error is well."""
         ...
 
     async def models(self, deployment: Deployment) -> list[str] | None:
@@ -121,15 +130,15 @@ class AiohttpUpstream:
         except (ClientError, OSError) as error:
             raise Broken(_reason(error)) from error
 
-    async def is_alive(self, deployment: Deployment) -> bool:
+    async def health(self, deployment: Deployment) -> Health:
         try:
             async with (
                 asyncio.timeout(_HEALTH_TIMEOUT),
                 self._open.get(self._url_of(deployment, "/health"), headers=self._headers_of(deployment)) as response,
             ):
-                return response.status < 500
+                return Health.ALIVE if response.status < 500 else Health.UNWELL
         except (ClientError, OSError, TimeoutError):
-            return False
+            return Health.SILENT
 
     async def models(self, deployment: Deployment) -> list[str] | None:
         try:

@@ -47,7 +47,8 @@ class DeploymentCounters(Contract):
 class DeploymentState(Contract):
     """One deployment.
 
-    `resting` ones are left alone until `rests_until` (Unix seconds), `down` ones until they answer. `mode` says what
+    `resting` ones are left alone until `rests_until` (Unix seconds), `down` ones until they answer. `circuit` is
+    the breaker's state: `half_open` ones get a few requests to prove themselves. `mode` says what
     the limit follows: what the server tells in `/metrics`, the latency alone because it tells nothing, or neither since
     it is `fixed`; None until the server was first looked at. `cuts` are the last ones, the newest first.
     """
@@ -57,6 +58,7 @@ class DeploymentState(Contract):
     api_base: str
     status: Literal["up", "resting", "down"]
     rests_until: float | None = None
+    circuit: Literal["closed", "open", "half_open"] = "closed"
     limit: int
     max_parallel_requests: int
     in_flight: int

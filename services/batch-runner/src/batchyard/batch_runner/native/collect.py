@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from batchyard.batch_runner.lines import Tokens, unanswered_line
+from batchyard.batch_runner.lines import LineError, Tokens, unanswered_line
 from batchyard.batch_runner.native.documents import read_result
 from batchyard.batch_runner.plan import raw_lines
 from batchyard.batch_runner.run import ShardInput, numbered_requests
@@ -76,7 +76,7 @@ class Missing:
     def result(self, line: int, identity: str, custom_id: bytes) -> Result:
         problem = self.problems.get(line)
         code, message = (problem.code, problem.message) if problem else (self.code, self.message)
-        return Result(line, self.kind, Tokens(), None, unanswered_line(identity, custom_id, code, message))
+        return Result(line, self.kind, Tokens(), None, unanswered_line(identity, custom_id, LineError(code, message)))
 
 
 @dataclass
