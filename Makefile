@@ -62,9 +62,10 @@ fmt: setup ## Format and fix what can be fixed
 	@$(RUN)ruff format $(SOURCES)
 	@$(RUN)ruff check --fix $(SOURCES)
 
-docs: setup ## Write what is made from the code anew: OpenAPI, AsyncAPI, NATS' permissions, the tables of configuration.md
+docs: setup ## Write what is made from the code anew: OpenAPI, AsyncAPI, NATS' permissions, the docs' tables
 	@$(RUN)python docs/generate.py
 	@PYTHONPATH=tests $(RUN)python -m support.configuration_docs
+	@PYTHONPATH=tests $(RUN)python -m support.operations_docs
 
 clean: ## Remove the environment and the caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .cache tests/contract/node/node_modules

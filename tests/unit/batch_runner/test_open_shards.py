@@ -44,7 +44,7 @@ async def entering(*batches: str) -> AsyncIterator[tuple[OpenShards, list[Shard]
     for shard in inside:
         await shard.leave()
     assert not shards._doors
-    assert shards._open == 0
+    assert shards.working.total() == 0
 
 
 async def test_a_batch_has_a_few_shards_open_and_they_follow_in_order() -> None:

@@ -7,6 +7,7 @@
     batchyard.v1.step.<tenant>.<batch>             stream STEPS; at most one message per batch
     batchyard.v1.live.<tenant>.batches.<id>        core NATS: progress ticks, not persisted
     batchyard.v1.ctl.batches.<id>                  core NATS: broadcast to every runner
+    batchyard.v1.ctl.fleet                         core NATS: asked of every runner, each replies
     _INBOX.<user>.…                                replies to a user of NATS that has permissions
 
 The tenant is a token of the subject so that NATS' own permissions can enforce tenancy.
@@ -140,7 +141,9 @@ ALL_LIVE = f"{ROOT}.live.*.batches.*"
 ALL_EVENTS = f"{ROOT}.evt.>"
 ALL_WORK = f"{ROOT}.work.>"
 ALL_STEPS = f"{ROOT}.step.>"
-ALL_CONTROL = f"{ROOT}.ctl.>"
+BATCH_CONTROL = f"{ROOT}.ctl.batches.>"
+FLEET_CONTROL = f"{ROOT}.ctl.fleet"
+"""Asks every runner for its view of the servers."""
 
 
 @dataclass(frozen=True, slots=True)

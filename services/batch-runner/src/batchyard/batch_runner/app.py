@@ -16,8 +16,11 @@ from batchyard.batch_runner.control import Control
 from batchyard.batch_runner.creation import Creation
 from batchyard.batch_runner.dry_run import DryRun
 from batchyard.batch_runner.fleet import Fleet
+from batchyard.batch_runner.fleet_state import fleet_state
+from batchyard.batch_runner.fleet_views import FleetViews
 from batchyard.batch_runner.handlers import SERVICE, command_router
 from batchyard.batch_runner.history import History
+from batchyard.batch_runner.metrics import FleetMetrics
 from batchyard.batch_runner.model_access import ModelAccess
 from batchyard.batch_runner.native.api import NativeApi
 from batchyard.batch_runner.native.servers import NativeServers
@@ -40,7 +43,7 @@ from batchyard.common.logs import get_logger
 from batchyard.common.messaging.commands import CommandClient
 from batchyard.common.messaging.teams import open_teams
 from batchyard.common.messaging.topology import steps_consumer
-from batchyard.common.operations import ready_when
+from batchyard.common.operations import expose, ready_when
 from batchyard.common.reloading import following_config, read_config
 from batchyard.common.service import Messaging, open_messaging, open_objects
 
@@ -90,9 +93,10 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
             dry_run = DryRun(objects, fleet, natives, commands, access, settings)
             retries = Retries(store, claims, batches, commands, access, clock)
             history = History(messaging.js)
-            messaging.broker.include_router(
-                command_router(batches, creation, dry_run, retries, access, history, fleet, health, clock)
-            )
+            views = FleetViews(messaging.connection, partial(fleet_state, fleet, clock), clock)
+            messaging.broker.include_router(command_router(batches, creation, dry_run, retries, access, history, views, health))
+            metrics = FleetMetrics(fleet, worker.open_shards, messaging.js, settings, clock)
+            expose(metrics, metrics.refresh)
             pools = PoolLoops(messaging.js, settings, worker.handle)
             pools.serve(fleet.pools, natives.pools)
 
@@ -104,7 +108,7 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
             ready_when(health)
             async with following_config(settings, config, stop, use):
                 reconciler = Reconciler(store, settings, clock)
-                await _work(settings, messaging, stepper, worker, pools, reconciler, control, stop)
+                await _work(settings, messaging, stepper, worker, pools, reconciler, control, views, stop)
 
 
 async def _work(
@@ -115,6 +119,7 @@ async def _work(
     pools: PoolLoops,
     reconciler: Reconciler,
     control: Control,
+    views: FleetViews,
     stop: asyncio.Event,
 ) -> None:
     async def move(data: bytes) -> Done | Later:
@@ -128,7 +133,8 @@ async def _work(
 
     steps = WorkLoop(messaging.js, steps_consumer(settings), settings.step_slots, move)
     await steps.declare()
-    await messaging.connection.subscribe(subjects.ALL_CONTROL, cb=on_control)
+    await messaging.connection.subscribe(subjects.BATCH_CONTROL, cb=on_control)
+    await views.listen()
     await messaging.broker.start()
     _log.info("service.started", pools=pools.pools)
     async with asyncio.TaskGroup() as tasks:

@@ -83,6 +83,8 @@ class Control:
             _log.error("deployment.not_driven", deployment=member.deployment.id, pool=pool.name, exc_info=error)
 
     def _follow(self, pool: Pool, member: Member, decision: Decision, before: int) -> None:
+        if decision.limit < before and decision.reason in CUTS:
+            member.cuts[decision.reason] += 1
         if decision.limit != before:
             level = _log.info if decision.reason in CUTS else _log.debug
             level(

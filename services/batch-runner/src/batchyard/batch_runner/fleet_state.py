@@ -11,13 +11,13 @@ from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.pool import Member
 from batchyard.batch_runner.steering import Steering
 from batchyard.common.clock import Clock
-from batchyard.common.contracts.fleet import DeploymentCounters, DeploymentState, FleetState, LimitCut, ServerLoad
+from batchyard.common.contracts.fleet import DeploymentCounters, DeploymentState, LimitCut, RunnerView, ServerLoad
 
 
-def fleet_state(fleet: Fleet, clock: Clock) -> FleetState:
+def fleet_state(fleet: Fleet, clock: Clock) -> RunnerView:
     """Every deployment, in the order of the configuration."""
     members = (member for pool in fleet.pools.values() for member in pool.members)
-    return FleetState(runner=f"{platform.node()}-{os.getpid()}", data=[_state(member, clock) for member in members])
+    return RunnerView(runner=f"{platform.node()}-{os.getpid()}", data=[_state(member, clock) for member in members])
 
 
 def _state(member: Member, clock: Clock) -> DeploymentState:

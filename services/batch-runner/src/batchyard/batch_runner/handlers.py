@@ -3,12 +3,10 @@
 from batchyard.batch_runner.batches import Batches
 from batchyard.batch_runner.creation import Creation
 from batchyard.batch_runner.dry_run import DryRun
-from batchyard.batch_runner.fleet import Fleet
-from batchyard.batch_runner.fleet_state import fleet_state
+from batchyard.batch_runner.fleet_views import FleetViews
 from batchyard.batch_runner.history import History
 from batchyard.batch_runner.model_access import ModelAccess
 from batchyard.batch_runner.retries import Retries
-from batchyard.common.clock import Clock
 from batchyard.common.contracts.access import DEFAULT_TENANT
 from batchyard.common.contracts.batches import (
     CancelBatch,
@@ -36,9 +34,8 @@ def command_router(
     retries: Retries,
     access: ModelAccess,
     history: History,
-    fleet: Fleet,
+    views: FleetViews,
     health: HealthChecks,
-    clock: Clock,
 ) -> CommandRouter:
     async def list_models(tenant: str, _command: ListModels) -> ModelList:
         return await access.list_models(tenant)
@@ -46,7 +43,7 @@ def command_router(
     async def get_fleet(tenant: str, _command: GetFleet) -> FleetState:
         if tenant != DEFAULT_TENANT:
             raise PermissionDenied("Only whoever runs the fleet may see its servers.")
-        return fleet_state(fleet, clock)
+        return await views.collect()
 
     router = CommandRouter(SERVICE)
     router.on(CreateBatch, creation.create)

@@ -1,6 +1,7 @@
 """The shards that a process works on at once: a few of each batch, and what they may hold in memory together."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,16 +24,21 @@ class OpenShards:
 
     A runner takes more of them than it works on, so that many batches are at work at a time; one that waits costs next
     to nothing.
+
+    Attributes:
+        working: How many are read and sent, by pool.
     """
 
     def __init__(self, settings: RunnerSettings) -> None:
         self._settings = settings
         self._doors: dict[tuple[str, str], _Door] = {}
-        self._open = 0
+        self.working: Counter[str] = Counter()
 
     def memory_bytes(self) -> int:
         """What one shard may keep of its results, as many as there are now."""
-        return min(self._settings.shard_memory_bytes, self._settings.results_memory_bytes // max(1, self._open))
+        return min(
+            self._settings.shard_memory_bytes, self._settings.results_memory_bytes // max(1, self.working.total())
+        )
 
     @asynccontextmanager
     async def entered(self, batch: str, pool: str, stopped: asyncio.Future[None]) -> AsyncIterator[None]:
@@ -46,11 +52,11 @@ class OpenShards:
             await asyncio.wait(until, return_when=asyncio.FIRST_COMPLETED)
             await end((entering,))
             has_entered = not entering.cancelled()
-            self._open += has_entered
+            self.working[pool] += has_entered
             yield
         finally:
             await end((entering,))
-            self._open -= has_entered
+            self.working[pool] -= has_entered
             if not entering.cancelled():
                 door.places.release()
             door.users -= 1

@@ -1,6 +1,7 @@
 """The deployments of one model: who takes the next request, and who is left alone for a while."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,6 +10,8 @@ from batchyard.batch_runner.allowance import Allowance
 from batchyard.batch_runner.breaker import Breaker, BreakerRules
 from batchyard.batch_runner.fairness import Claim, FairQueue, Share
 from batchyard.batch_runner.flight import Flights
+from batchyard.batch_runner.limiter import Reason
+from batchyard.batch_runner.segments import Kind
 from batchyard.batch_runner.steering import Steering
 from batchyard.batch_runner.upstream import Health, Upstream
 from batchyard.common.clock import Clock
@@ -40,6 +43,7 @@ class Member:
         breaker: Whether it is sent requests, from what became of those before.
         rests_until: Monotonic second until which nothing is sent because the server asked for it.
         trusts_health: Whether what `/health` says is believed; not once requests were answered in spite of it.
+        cuts: How often the limit was lowered, by reason.
         removed: Whether it has left the configuration; what is in flight ends as it may.
     """
 
@@ -54,6 +58,7 @@ class Member:
     rests_until: float = 0.0
     trusts_health: bool = True
     removed: bool = False
+    cuts: Counter[Reason] = field(default_factory=Counter)
     probe: asyncio.Task[Health] | None = field(default=None, repr=False)
 
     @property
@@ -98,6 +103,9 @@ class Pool:
         default_limit: Requests in flight at most to a deployment that has no `max_parallel_requests`.
         start_limit: Where the search for each deployment's own limit begins; None for no search.
         breaker_rules: When a deployment that fails is left alone, and for how long.
+
+    Attributes:
+        results: How many lines have come to what here.
     """
 
     def __init__(
@@ -115,6 +123,7 @@ class Pool:
         self.name = name
         self.members: list[Member] = []
         self.is_retired = False
+        self.results: Counter[Kind] = Counter()
         self._default_limit = default_limit
         self._upstream = upstream
         self._clock = clock
@@ -189,6 +198,11 @@ class Pool:
             yield claim
         finally:
             self._waiters.close(claim)
+
+    @property
+    def waiting(self) -> int:
+        """Lines that wait for a place."""
+        return len(self._waiters)
 
     @property
     def batches(self) -> frozenset[str]:

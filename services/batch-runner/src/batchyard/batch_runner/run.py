@@ -315,6 +315,7 @@ class ShardRun:
                 result = failed_line(job, error)
             if result is None:
                 return
+            pool.results[result.kind] += 1
             self._gather(result, job)
             await self._room.wait()
             if self._stopped.done():

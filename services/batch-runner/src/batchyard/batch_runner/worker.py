@@ -62,7 +62,7 @@ class Worker:
         self._at_work: set[tuple[str, int]] = set()
         self._records: dict[str, BatchRecord] = {}
         self._paces = Paces()
-        self._open = OpenShards(settings)
+        self.open_shards = OpenShards(settings)
         self._caution = asyncio.Lock()
         self._shutting_down = False
 
@@ -163,7 +163,7 @@ class Worker:
         try:
             with pool.claimed(record.tenant, record.raw_id) as claim:
                 if record.native is None:
-                    memory = self._open.memory_bytes
+                    memory = self.open_shards.memory_bytes
                     run = ShardRun(shard_to_run, self._store.objects, self._settings, report, claim, memory)
                 else:
                     run = self._natives.run(record, shard_to_run, report)
@@ -180,7 +180,7 @@ class Worker:
     async def _run_registered(self, record: BatchRecord, run: ShardRun, pool: Pool) -> Done | Later:
         # A cancel that came before the registration was not heard: the record knows.
         await self.look_again(record.tenant, record.raw_id)
-        async with self._open.entered(record.raw_id, run.pool, run.leaving):
+        async with self.open_shards.entered(record.raw_id, run.pool, run.leaving):
             if run.stopped is Stop.SHUTDOWN:
                 return Later(0)
             return await self._run_entered(record, run, pool)

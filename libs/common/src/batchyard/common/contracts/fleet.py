@@ -1,4 +1,4 @@
-"""The fleet: the servers as one batch-runner sees and drives them."""
+"""The fleet: the servers as the batch-runners see and drive them."""
 
 from typing import ClassVar, Literal
 
@@ -69,12 +69,25 @@ class DeploymentState(Contract):
     counters: DeploymentCounters
 
 
+class RunnerView(Contract):
+    """All deployments, as one `runner` sees them."""
+
+    runner: str
+    data: list[DeploymentState]
+
+
 class FleetState(Contract):
-    """All deployments, as the `runner` sees them that happened to answer: every runner drives them by itself."""
+    """All deployments.
+
+    In `data` what the runners have of each is added up: limits, requests in flight, counters. `load` is the newest, its
+    `others` those that are no runner's. `runners` holds what each of them sees, since each drives the deployments by
+    itself. `runner` is the one that has asked the others.
+    """
 
     object: Literal["fleet"] = "fleet"
     runner: str
     data: list[DeploymentState]
+    runners: tuple[RunnerView, ...] = ()
 
 
 class GetFleet(Command[FleetState]):

@@ -1,0 +1,146 @@
+"""The fleet as all runners see it together: each is asked for its view, and the views are added up.
+
+A runner that is gone does not answer, and so is not there. Those that have answered lately are waited for, for a second
+at most; others as long as answers still come in.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error
+from pydantic import ValidationError
+
+from batchyard.common import subjects
+from batchyard.common.clock import Clock
+from batchyard.common.contracts.fleet import DeploymentCounters, DeploymentState, FleetState, RunnerView, ServerLoad
+from batchyard.common.errors import ServiceUnavailable
+from batchyard.common.logs import get_logger
+
+_DEADLINE = 1.0
+_QUIET = 0.1  # after this long without a further answer nobody is expected that is not known
+_FIRST_QUIET = 0.5  # and for so long by one that knows nobody
+_KNOWN_FOR = 60.0
+_CUTS_SHOWN = 10
+_log = get_logger(__name__)
+
+
+class FleetViews:
+    """Answers with this process' view, and collects those of all.
+
+    Args:
+        view: What this process sees now.
+    """
+
+    def __init__(self, connection: Client, view: Callable[[], RunnerView], clock: Clock) -> None:
+        self._connection = connection
+        self._view = view
+        self._clock = clock
+        self._known: dict[str, float] = {}
+        self._collecting: asyncio.Task[list[RunnerView]] | None = None
+
+    async def listen(self) -> None:
+        """Tell whoever asks all runners."""
+        await self._connection.subscribe(subjects.FLEET_CONTROL, cb=self._tell)
+
+    async def collect(self) -> FleetState:
+        """The views of all runners, and what they come to together. Those who ask at the same time share the asking.
+
+        Raises:
+            ServiceUnavailable: NATS is away.
+        """
+        if self._collecting is None:
+            self._collecting = asyncio.create_task(self._ask_all())
+            self._collecting.add_done_callback(self._collected)
+        try:
+            views = await asyncio.shield(self._collecting)
+        except (Error, OSError) as error:
+            raise ServiceUnavailable("The runners cannot be asked at the moment. Please retry shortly.") from error
+        return FleetState(runner=self._view().runner, data=together(views), runners=tuple(views))
+
+    def _collected(self, _task: "asyncio.Task[list[RunnerView]]") -> None:
+        self._collecting = None
+
+    async def _tell(self, message: Msg) -> None:
+        if message.reply:
+            with suppress(Error, OSError):  # whoever asked goes on without it
+                await message.respond(self._view().model_dump_json(exclude_none=True).encode())
+
+    async def _ask_all(self) -> list[RunnerView]:
+        own = self._view()
+        views = {own.runner: own}
+        inbox = self._connection.new_inbox()
+        answers = await self._connection.subscribe(inbox)
+        try:
+            await self._connection.publish(subjects.FLEET_CONTROL, b"", reply=inbox)
+            ends = self._clock.monotonic() + _DEADLINE
+            quiet = _QUIET if self._lately_known() else _FIRST_QUIET
+            while (left := ends - self._clock.monotonic()) > 0:
+                awaited = self._lately_known() - views.keys()
+                try:
+                    message = await answers.next_msg(timeout=left if awaited else min(left, quiet))
+                except TimeoutError:
+                    break
+                if (view := _read(message.data)) is not None:
+                    views[view.runner] = view
+        finally:
+            await answers.unsubscribe()
+        now = self._clock.monotonic()
+        self._known = dict.fromkeys(views, now)
+        return sorted(views.values(), key=lambda view: view.runner)
+
+    def _lately_known(self) -> set[str]:
+        now = self._clock.monotonic()
+        return {runner for runner, at in self._known.items() if now - at <= _KNOWN_FOR}
+
+
+def together(views: list[RunnerView]) -> list[DeploymentState]:
+    """What several runners' views of each deployment come to, in the order in which they name them."""
+    states: dict[tuple[str, str], list[DeploymentState]] = {}
+    for view in views:
+        for state in view.data:
+            states.setdefault((state.model, state.id), []).append(state)
+    return [_sum(several) for several in states.values()]
+
+
+def _sum(states: list[DeploymentState]) -> DeploymentState:
+    """Limits, requests and counters are added up; a deployment is as well as the runner finds it that finds it best."""
+    if len(states) == 1:
+        return states[0]
+    newest = max(states, key=lambda state: state.load.at if state.load else 0.0)
+    best = min(states, key=lambda state: ("up", "resting", "down").index(state.status))
+    circuit = min((state.circuit for state in states), key=("closed", "half_open", "open").index)
+    in_flight = sum(state.in_flight for state in states)
+    cuts = sorted((cut for state in states for cut in state.cuts), key=lambda cut: cut.at, reverse=True)
+    counters = (state.counters.model_dump() for state in states)
+    total: dict[str, int] = {}
+    for one in counters:
+        total = {name: total.get(name, 0) + count for name, count in one.items()}
+    return newest.model_copy(
+        update={
+            "status": best.status,
+            "rests_until": best.rests_until,
+            "circuit": circuit,
+            "limit": sum(state.limit for state in states),
+            "max_parallel_requests": sum(state.max_parallel_requests for state in states),
+            "in_flight": in_flight,
+            "load": newest.load and _without(newest.load, in_flight),
+            "cuts": tuple(cuts[:_CUTS_SHOWN]),
+            "counters": DeploymentCounters(**total),
+        }
+    )
+
+
+def _without(load: ServerLoad, in_flight: int) -> ServerLoad:
+    """A load whose others are those that are no runner's."""
+    return load.model_copy(update={"others": max(0.0, load.running + load.waiting - in_flight)})
+
+
+def _read(data: bytes) -> RunnerView | None:
+    try:
+        return RunnerView.model_validate_json(data)
+    except ValidationError as error:  # of a runner of another version
+        _log.warning("fleet.view_not_read", error=str(error))
+        return None

@@ -1,0 +1,48 @@
+"""The table of metrics in docs/operations.md, made from the collectors.
+
+`make docs` writes it anew; a test holds that it is as the code has it.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from prometheus_client.core import Metric
+
+from batchyard.batch_runner.fleet import Fleet
+from batchyard.batch_runner.metrics import FleetMetrics
+from batchyard.batch_runner.open_shards import OpenShards
+from batchyard.batch_runner.settings import RunnerSettings
+from batchyard.batch_runner.upstream import AiohttpUpstream
+from batchyard.common.clock import SystemClock
+from batchyard.common.config import Config
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "operations.md"
+_TABLE = re.compile(r"<!-- table: batch-runner's metrics -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def written(document: str) -> str:
+    """`document` with the table as the code has it."""
+    rows = ("| metric | labels | |", "|---|---|---|", *_rows())
+    table = "".join(f"{row}\n" for row in rows)
+    return _TABLE.sub(lambda _: f"<!-- table: batch-runner's metrics -->\n{table}<!-- end -->", document)
+
+
+def families() -> list[Metric]:
+    """What a runner without servers shows: every family, none with a sample."""
+    settings, clock = RunnerSettings(), SystemClock()
+    fleet = Fleet(Config(deployments=()), settings, AiohttpUpstream(1.0, 1), clock)
+    nats = cast("Any", None)  # it is not asked
+    return list(FleetMetrics(fleet, OpenShards(settings), nats, settings, clock).collect())
+
+
+def _rows() -> Iterator[str]:
+    for family in families():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = ", ".join(f"`{label}`" for label in cast("Any", family)._labelnames)
+        yield f"| `{name}` | {labels} | {family.documentation} |"
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(written(DOCUMENT.read_text()))
