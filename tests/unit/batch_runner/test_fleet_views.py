@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from batchyard.batch_runner.fleet_views import FleetViews, together
+from batchyard.batch_runner.presence import Presence
 from batchyard.common import subjects
 from batchyard.common.clock import SystemClock
 from batchyard.common.contracts.fleet import DeploymentCounters, DeploymentState, LimitCut, RunnerView, ServerLoad
@@ -83,13 +84,19 @@ def test_deployments_that_only_some_runners_have_are_shown() -> None:
 @pytest.fixture
 async def runner(settings: Settings) -> AsyncIterator[Callable[[str], Any]]:
     """Opens runners: `await runner("a")`; `await runner.aclose()` lets all go."""
+    opened_before: list[Presence] = []
     async with AsyncExitStack() as stack:
 
         async def opened(name: str) -> FleetViews:
             messaging: Messaging = await stack.enter_async_context(open_messaging(name, settings))
-            views = FleetViews(messaging.connection, lambda: view(name, state()), SystemClock())
+            presence = Presence(messaging.connection, name, SystemClock())
+            views = FleetViews(messaging.connection, presence, lambda: view(name, state()), SystemClock())
             await views.listen()
-            await messaging.connection.flush()
+            await presence.listen()
+            opened_before.append(presence)
+            async with asyncio.timeout(10):
+                while any(len(one.others) < len(opened_before) - 1 for one in opened_before):
+                    await asyncio.sleep(0.01)
             return views
 
         yield opened
@@ -107,12 +114,29 @@ async def test_every_runner_is_asked_by_whichever_answers(runner: Any) -> None:
 async def test_a_runner_that_is_gone_is_not_there(runner: Any, settings: Settings) -> None:
     staying = await runner("a")
     async with open_messaging("b", settings) as messaging:
-        going = FleetViews(messaging.connection, lambda: view("b", state()), SystemClock())
+        presence = Presence(messaging.connection, "b", SystemClock())
+        going = FleetViews(messaging.connection, presence, lambda: view("b", state()), SystemClock())
         await going.listen()
-        await messaging.connection.flush()
-        assert len((await staying.collect()).runners) == 2
-    for _ in range(2):
-        assert [one.runner for one in (await staying.collect()).runners] == ["a"]
+        await presence.listen()
+        async with asyncio.timeout(10):
+            while len((await staying.collect()).runners) != 2:
+                await asyncio.sleep(0.01)
+    assert [one.runner for one in (await staying.collect()).runners] == ["a"]
+
+
+async def test_a_runner_that_stops_says_so(runner: Any, settings: Settings, messaging: Messaging) -> None:
+    staying, going = [Presence(messaging.connection, name, SystemClock()) for name in "ab"]
+    await staying.listen()
+    await going.listen()
+    stop = asyncio.Event()
+    running = asyncio.create_task(going.run(stop))
+    async with asyncio.timeout(10):
+        while not (staying.others == {"b"} and going.others == {"a"}):
+            await asyncio.sleep(0.01)
+        stop.set()
+        await running
+        while staying.others:
+            await asyncio.sleep(0.01)
 
 
 async def test_those_who_ask_at_the_same_time_ask_once(runner: Any, messaging: Messaging) -> None:
@@ -130,4 +154,6 @@ async def test_an_answer_that_cannot_be_read_is_left_out(runner: Any, messaging:
 
     await messaging.connection.subscribe(subjects.FLEET_CONTROL, cb=nonsense)
     await messaging.connection.flush()
-    assert [one.runner for one in (await (await runner("a")).collect()).runners] == ["a"]
+    views = await runner("a")
+    await runner("b")
+    assert [one.runner for one in (await views.collect()).runners] == ["a", "b"]

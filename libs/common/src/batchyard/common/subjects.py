@@ -8,6 +8,7 @@
     batchyard.v1.live.<tenant>.batches.<id>        core NATS: progress ticks, not persisted
     batchyard.v1.ctl.batches.<id>                  core NATS: broadcast to every runner
     batchyard.v1.ctl.fleet                         core NATS: asked of every runner, each replies
+    batchyard.v1.ctl.runners                       core NATS: each runner says that it is there
     _INBOX.<user>.…                                replies to a user of NATS that has permissions
 
 The tenant is a token of the subject so that NATS' own permissions can enforce tenancy.
@@ -144,6 +145,8 @@ ALL_STEPS = f"{ROOT}.step.>"
 BATCH_CONTROL = f"{ROOT}.ctl.batches.>"
 FLEET_CONTROL = f"{ROOT}.ctl.fleet"
 """Asks every runner for its view of the servers."""
+RUNNERS_CONTROL = f"{ROOT}.ctl.runners"
+"""By which each runner says that it is there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,11 +25,13 @@ from batchyard.batch_runner.model_access import ModelAccess
 from batchyard.batch_runner.native.api import NativeApi
 from batchyard.batch_runner.native.servers import NativeServers
 from batchyard.batch_runner.pool_loops import PoolLoops
+from batchyard.batch_runner.presence import Presence, runner_name
 from batchyard.batch_runner.queue import Done, Later, WorkLoop
 from batchyard.batch_runner.reconciler import Reconciler
 from batchyard.batch_runner.results import Results
 from batchyard.batch_runner.retries import Retries
 from batchyard.batch_runner.settings import RunnerSettings
+from batchyard.batch_runner.standings import Standings
 from batchyard.batch_runner.steps import Stepper
 from batchyard.batch_runner.tasks import decode_step
 from batchyard.batch_runner.upstream import AiohttpUpstream
@@ -76,7 +78,9 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
         natives = NativeServers(store, fleet, native_api, settings, clock, rng)
         results = Results(store, natives, commands, settings)
         access = ModelAccess(fleet, teams)
-        stepper = Stepper(store, fleet, natives, results, access, settings, clock)
+        presence = Presence(messaging.connection, runner_name(), clock)
+        standings = Standings(store, settings, clock, lambda: 1 + len(presence.others))
+        stepper = Stepper(store, fleet, natives, results, access, standings, settings, clock)
         attempts = Attempts(upstream, settings.retry_policy, clock, rng)
         worker = Worker(store, fleet, natives, attempts, settings, clock)
         control = Control(fleet, upstream, clock, rng, settings.control_interval)
@@ -93,7 +97,8 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
             dry_run = DryRun(objects, fleet, natives, commands, access, settings)
             retries = Retries(store, claims, batches, commands, access, clock)
             history = History(messaging.js)
-            views = FleetViews(messaging.connection, partial(fleet_state, fleet, clock), clock)
+            view = partial(fleet_state, presence.name, fleet, clock)
+            views = FleetViews(messaging.connection, presence, view, clock)
             messaging.broker.include_router(command_router(batches, creation, dry_run, retries, access, history, views, health))
             metrics = FleetMetrics(fleet, worker.open_shards, messaging.js, settings, clock)
             expose(metrics, metrics.refresh)
@@ -107,8 +112,10 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
 
             ready_when(health)
             async with following_config(settings, config, stop, use):
-                reconciler = Reconciler(store, settings, clock)
-                await _work(settings, messaging, stepper, worker, pools, reconciler, control, views, stop)
+                reconciler = Reconciler(store, standings, settings, clock)
+                await _work(
+                    settings, messaging, stepper, worker, pools, reconciler, control, presence, views, standings, stop
+                )
 
 
 async def _work(
@@ -119,7 +126,9 @@ async def _work(
     pools: PoolLoops,
     reconciler: Reconciler,
     control: Control,
+    presence: Presence,
     views: FleetViews,
+    standings: Standings,
     stop: asyncio.Event,
 ) -> None:
     async def move(data: bytes) -> Done | Later:
@@ -134,6 +143,7 @@ async def _work(
     steps = WorkLoop(messaging.js, steps_consumer(settings), settings.step_slots, move)
     await steps.declare()
     await messaging.connection.subscribe(subjects.BATCH_CONTROL, cb=on_control)
+    await presence.listen()
     await views.listen()
     await messaging.broker.start()
     _log.info("service.started", pools=pools.pools)
@@ -143,6 +153,8 @@ async def _work(
         tasks.create_task(worker.watch(stop))
         tasks.create_task(reconciler.run(stop))
         tasks.create_task(control.run(stop))
+        tasks.create_task(presence.run(stop))
+        tasks.create_task(standings.run(stop))
         await stop.wait()
         worker.shut_down()
 

@@ -1,7 +1,5 @@
 """The fleet as it is shown: a picture of what this process knows."""
 
-import os
-import platform
 from dataclasses import asdict
 from typing import Literal
 
@@ -14,10 +12,10 @@ from batchyard.common.clock import Clock
 from batchyard.common.contracts.fleet import DeploymentCounters, DeploymentState, LimitCut, RunnerView, ServerLoad
 
 
-def fleet_state(fleet: Fleet, clock: Clock) -> RunnerView:
+def fleet_state(runner: str, fleet: Fleet, clock: Clock) -> RunnerView:
     """Every deployment, in the order of the configuration."""
     members = (member for pool in fleet.pools.values() for member in pool.members)
-    return RunnerView(runner=f"{platform.node()}-{os.getpid()}", data=[_state(member, clock) for member in members])
+    return RunnerView(runner=runner, data=[_state(member, clock) for member in members])
 
 
 def _state(member: Member, clock: Clock) -> DeploymentState:

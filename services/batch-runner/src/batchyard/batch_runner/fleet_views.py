@@ -1,7 +1,7 @@
 """The fleet as all runners see it together: each is asked for its view, and the views are added up.
 
-A runner that is gone does not answer, and so is not there. Those that have answered lately are waited for, for a second
-at most; others as long as answers still come in.
+Those that are known to be there are waited for, for a second at most. One that is gone does not answer, and so is not
+there.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error
 from pydantic import ValidationError
 
+from batchyard.batch_runner.presence import Presence
 from batchyard.common import subjects
 from batchyard.common.clock import Clock
 from batchyard.common.contracts.fleet import DeploymentCounters, DeploymentState, FleetState, RunnerView, ServerLoad
@@ -20,9 +21,6 @@ from batchyard.common.errors import ServiceUnavailable
 from batchyard.common.logs import get_logger
 
 _DEADLINE = 1.0
-_QUIET = 0.1  # after this long without a further answer nobody is expected that is not known
-_FIRST_QUIET = 0.5  # and for so long by one that knows nobody
-_KNOWN_FOR = 60.0
 _CUTS_SHOWN = 10
 _log = get_logger(__name__)
 
@@ -34,11 +32,11 @@ class FleetViews:
         view: What this process sees now.
     """
 
-    def __init__(self, connection: Client, view: Callable[[], RunnerView], clock: Clock) -> None:
+    def __init__(self, connection: Client, presence: Presence, view: Callable[[], RunnerView], clock: Clock) -> None:
         self._connection = connection
+        self._presence = presence
         self._view = view
         self._clock = clock
-        self._known: dict[str, float] = {}
         self._collecting: asyncio.Task[list[RunnerView]] | None = None
 
     async def listen(self) -> None:
@@ -76,24 +74,16 @@ class FleetViews:
         try:
             await self._connection.publish(subjects.FLEET_CONTROL, b"", reply=inbox)
             ends = self._clock.monotonic() + _DEADLINE
-            quiet = _QUIET if self._lately_known() else _FIRST_QUIET
-            while (left := ends - self._clock.monotonic()) > 0:
-                awaited = self._lately_known() - views.keys()
+            while self._presence.others - views.keys() and (left := ends - self._clock.monotonic()) > 0:
                 try:
-                    message = await answers.next_msg(timeout=left if awaited else min(left, quiet))
+                    message = await answers.next_msg(timeout=left)
                 except TimeoutError:
                     break
                 if (view := _read(message.data)) is not None:
                     views[view.runner] = view
         finally:
             await answers.unsubscribe()
-        now = self._clock.monotonic()
-        self._known = dict.fromkeys(views, now)
         return sorted(views.values(), key=lambda view: view.runner)
-
-    def _lately_known(self) -> set[str]:
-        now = self._clock.monotonic()
-        return {runner for runner, at in self._known.items() if now - at <= _KNOWN_FOR}
 
 
 def together(views: list[RunnerView]) -> list[DeploymentState]:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from batchyard.batch_runner.batch import BatchRecord, record_key
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.settings import RunnerSettings
+from batchyard.batch_runner.standings import Standings
 from batchyard.common.clock import Clock
 from batchyard.common.contracts.batches import BatchStatus
 from batchyard.common.errors import ServiceUnavailable
@@ -46,8 +47,9 @@ def is_due(watched: Watched, now: float, stale_after: float) -> bool:
 class Reconciler:
     """Watches the records and queues a step for each that is due."""
 
-    def __init__(self, store: BatchStore, settings: RunnerSettings, clock: Clock) -> None:
+    def __init__(self, store: BatchStore, standings: Standings, settings: RunnerSettings, clock: Clock) -> None:
         self._store = store
+        self._standings = standings
         self._settings = settings
         self._clock = clock
         self._watched: dict[str, Watched] = {}
@@ -113,6 +115,7 @@ class Reconciler:
                 await asyncio.sleep(self._settings.reconcile_interval)
 
     def _note(self, change: Entry[BatchRecord] | str) -> None:
+        self._standings.note(change)
         if isinstance(change, str):
             self._watched.pop(change, None)
             return

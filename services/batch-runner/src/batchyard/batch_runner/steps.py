@@ -20,6 +20,7 @@ from batchyard.batch_runner.queue import Done, Later
 from batchyard.batch_runner.results import Results
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.shard import fair_window, whole, window_end
+from batchyard.batch_runner.standings import Standings
 from batchyard.batch_runner.validate import LineRules
 from batchyard.common.clock import Clock
 from batchyard.common.contracts.batches import BatchProblem, BatchStatus
@@ -56,6 +57,7 @@ class Stepper:
         natives: NativeServers,
         results: Results,
         access: ModelAccess,
+        standings: Standings,
         settings: RunnerSettings,
         clock: Clock,
     ) -> None:
@@ -64,6 +66,7 @@ class Stepper:
         self._natives = natives
         self._results = results
         self._access = access
+        self._standings = standings
         self._settings = settings
         self._clock = clock
         self._moving: set[str] = set()
@@ -226,7 +229,8 @@ class Stepper:
             return fair_window(self._settings.shard_window, self._settings.shards_per_pool, batches)
 
         if record.pool is not None:
-            return min(record.shards, record.dispatched + window(record.pool) - len(outstanding))
+            more = min(window(record.pool) - len(outstanding), self._standings.may_queue(record))
+            return min(record.shards, record.dispatched + more)
         return window_end(await self._store.table(record), record.dispatched, outstanding, window)
 
     async def _finish(self, record: BatchRecord) -> Verdict:
