@@ -14,6 +14,7 @@ from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.metrics import FleetMetrics
 from batchyard.batch_runner.open_shards import OpenShards
 from batchyard.batch_runner.settings import RunnerSettings
+from batchyard.batch_runner.standings import Standings
 from batchyard.batch_runner.upstream import AiohttpUpstream
 from batchyard.common.clock import SystemClock
 from batchyard.common.config import Config
@@ -34,7 +35,8 @@ def families() -> list[Metric]:
     settings, clock = RunnerSettings(), SystemClock()
     fleet = Fleet(Config(deployments=()), settings, AiohttpUpstream(1.0, 1), clock)
     nats = cast("Any", None)  # it is not asked
-    return list(FleetMetrics(fleet, OpenShards(settings), nats, settings, clock).collect())
+    standings = Standings(nats, settings, clock, lambda: 1)
+    return list(FleetMetrics(fleet, OpenShards(settings), standings, nats, settings, clock).collect())
 
 
 def _rows() -> Iterator[str]:

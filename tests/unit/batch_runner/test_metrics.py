@@ -84,8 +84,10 @@ async def test_a_server_that_is_away_is_down_and_its_lines_wait(look: Look, open
     yard.sim.state.healthy = False
     await yard.batch(*lines(60))
     async with asyncio.timeout(20):
-        while (found := await look())["deployment_up"] or not found["pool_shards_queued"]:
+        while (found := await look())["deployment_up"] or not found["pool_shards_undispatched"]:
             await asyncio.sleep(0.02)
     assert found["deployment_circuit open"] == 1
     assert found["deployment_circuit_opened_total"] == 1
+    assert found["pool_shards_undispatched"] == 4
+    assert found["pool_shards_queued"] == 0
     assert found["pool_lines_waiting"] > 0

@@ -228,8 +228,11 @@ async def test_one_that_only_says_that_it_is_unwell_is_tried_after_a_while(
     waiting = asyncio.create_task(pool.acquire())
     await asyncio.sleep(0.02)
     assert not waiting.done(), "one request tells enough"
+    assert not await pool.confirm_alive(member), "nor does a trial that fails burn attempts"
+    waiting.cancel()
+    assert await asyncio.wait_for(pool.acquire(), 5) is member
     pool.succeeded(member, SystemClock().monotonic())
-    assert await asyncio.wait_for(waiting, 5) is member
+    assert member.breaker.is_closed
     assert await pool.confirm_alive(member), "its word counts no more"
     await pool.close()
 

@@ -100,7 +100,7 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
             view = partial(fleet_state, presence.name, fleet, clock)
             views = FleetViews(messaging.connection, presence, view, clock)
             messaging.broker.include_router(command_router(batches, creation, dry_run, retries, access, history, views, health))
-            metrics = FleetMetrics(fleet, worker.open_shards, messaging.js, settings, clock)
+            metrics = FleetMetrics(fleet, worker.open_shards, standings, messaging.js, settings, clock)
             expose(metrics, metrics.refresh)
             pools = PoolLoops(messaging.js, settings, worker.handle)
             pools.serve(fleet.pools, natives.pools)

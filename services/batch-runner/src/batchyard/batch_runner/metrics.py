@@ -17,6 +17,7 @@ from batchyard.batch_runner.pool import Member
 from batchyard.batch_runner.retry import Failure
 from batchyard.batch_runner.segments import ERROR_KINDS, OUTPUT_KINDS
 from batchyard.batch_runner.settings import RunnerSettings
+from batchyard.batch_runner.standings import Standings
 from batchyard.common.clock import Clock
 from batchyard.common.messaging.topology import work_consumer
 
@@ -30,10 +31,17 @@ class FleetMetrics(Collector):
     """Every deployment and pool of this process. `refresh` asks NATS how many shards wait."""
 
     def __init__(
-        self, fleet: Fleet, open_shards: OpenShards, js: JetStreamContext, settings: RunnerSettings, clock: Clock
+        self,
+        fleet: Fleet,
+        open_shards: OpenShards,
+        standings: Standings,
+        js: JetStreamContext,
+        settings: RunnerSettings,
+        clock: Clock,
     ) -> None:
         self._fleet = fleet
         self._open_shards = open_shards
+        self._standings = standings
         self._js = js
         self._settings = settings
         self._clock = clock
@@ -60,6 +68,13 @@ class FleetMetrics(Collector):
             "Shards that wait for a runner, whichever; the same from every runner",
             ("pool",),
             (((name,), count) for name, count in self._queued.items()),
+        )
+        undispatched = self._standings.undispatched()
+        yield _gauge(
+            "pool_shards_undispatched",
+            "Shards whose batch waits for its turn to queue them; the same from every runner",
+            ("pool",),
+            (((name,), undispatched[name]) for name in pools),
         )
         yield _gauge(
             "pool_shards_open",

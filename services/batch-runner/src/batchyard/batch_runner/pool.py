@@ -42,6 +42,7 @@ class Member:
         queue: Requests, of whomever, that waited there when it was last looked at.
         breaker: Whether it is sent requests, from what became of those before.
         rests_until: Monotonic second until which nothing is sent because the server asked for it.
+        is_tried: Whether it was sent a request though it says that it is unwell.
         trusts_health: Whether what `/health` says is believed; not once requests were answered in spite of it.
         cuts: How often the limit was lowered, by reason.
         removed: Whether it has left the configuration; what is in flight ends as it may.
@@ -56,6 +57,7 @@ class Member:
     in_flight: int = 0
     queue: float = 0.0
     rests_until: float = 0.0
+    is_tried: bool = False
     trusts_health: bool = True
     removed: bool = False
     cuts: Counter[Reason] = field(default_factory=Counter)
@@ -245,6 +247,7 @@ class Pool:
     def succeeded(self, member: Member, began: float) -> None:
         """The deployment gave an answer that counts, to a request that was begun at this monotonic second."""
         if member.breaker.succeeded(began, self._clock.monotonic()):
+            member.trusts_health = not member.is_tried
             _log.info("deployment.closed", deployment=member.deployment.id, pool=self.name)
             self._wake()
 
@@ -284,6 +287,7 @@ class Pool:
         if member.down or member.removed:
             return
         member.breaker.trip(self._clock.monotonic())
+        member.is_tried = False
         _log.warning("deployment.down", deployment=member.deployment.id, pool=self.name)
         watch = asyncio.create_task(self._watch(member))
         self._watches[watch] = member
@@ -309,7 +313,7 @@ class Pool:
                 _log.info("deployment.up", deployment=member.deployment.id, pool=self.name)
                 break
             if health is Health.UNWELL and now - began >= _UNWELL_PATIENCE:
-                member.trusts_health = False
+                member.is_tried = True
                 member.breaker.answers(now, probes=1)
                 _log.info("deployment.tried", deployment=member.deployment.id, pool=self.name)
                 break

@@ -1,6 +1,7 @@
 """The batches in progress as the records tell, kept up to date by whoever watches the records."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 
 from batchyard.batch_runner.batch import BatchRecord
@@ -69,6 +70,13 @@ class Standings:
         if standing is None:
             return record.shards
         return may_queue(standing, self._standings.values(), self._slots, self._clock.now())
+
+    def undispatched(self) -> Counter[str]:
+        """The shards that are not queued yet, by pool."""
+        counts: Counter[str] = Counter()
+        for one in self._standings.values():
+            counts[one.pool] += one.unqueued
+        return counts
 
     async def _give_turns(self) -> None:
         standings = list(self._standings.values())
