@@ -74,6 +74,8 @@ class Inference:
         if fault is not None and fault.status is not None:
             await asyncio.sleep(fault.delay)
             raise FaultError(fault, fault.status)
+        if work.priority and self._settings.refuse_priority and self._settings.scheduling_policy != "priority":
+            raise BadValueError(f"Got priority {work.priority} but Priority scheduling is not enabled.", "priority")
         if fault is not None and fault.kind is FaultKind.ABORT:
             work = _aborted(work, fault)
         await self._state.capacity.acquire(work.priority)

@@ -16,7 +16,8 @@ class SimSettings(BaseModel):
 
     `models` are the served names, as `--served-model-name` of vLLM: all answer, and the first one labels the
     metrics. `faults` are rates in the grammar of `batchyard.vllm_sim.faults`. `answer_tokens` pads every answer
-    to that many tokens, for benchmarks; 0 leaves the short natural answer.
+    to that many tokens, for benchmarks; 0 leaves the short natural answer. `refuse_priority` answers a `priority` other
+    than 0 with a 400 unless requests are scheduled by it, as vLLM's engine V0 does; V1 takes and ignores it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,6 +33,7 @@ class SimSettings(BaseModel):
     token_latency: Seconds = 0.0
     max_num_seqs: int = Field(default=256, ge=1)
     scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
+    refuse_priority: bool = False
     max_model_len: int = Field(default=32768, ge=2)
     answer_tokens: int = Field(default=0, ge=0)
     embedding_dimensions: int = Field(default=64, ge=1, le=4096)

@@ -18,14 +18,17 @@ from batchyard.batch_runner.lines import (
     unanswered_line,
 )
 from batchyard.batch_runner.pool import Member, Pool, PoolRetired
+from batchyard.batch_runner.priority import Takes, may_be_refused
 from batchyard.batch_runner.retry import THROTTLED, Failure, RetryPolicy, Spent, is_retryable, parse_retry_after
 from batchyard.batch_runner.segments import Kind, Result
 from batchyard.batch_runner.upstream import Answer, Broken, NotSent, TimedOut, TooLarge, Upstream, UpstreamError
 from batchyard.common.clock import Clock
+from batchyard.common.logs import get_logger
 
 _SERVER_ERRORS = frozenset({500, 502, 503, 504})
 _TOO_MUCH = frozenset({THROTTLED, 503})
 _THROTTLED_REST = 0.5
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +140,10 @@ class Attempts:
 
     async def _send(self, job: LineJob, member: Member) -> Result | _Failed:
         deployment = member.deployment
-        model = deployment.name_for(job.model)
         # vLLM refuses an ID that it is still working on, so every attempt has one of its own.
         upstream_id = f"{job.identity}-{secrets.token_hex(2)}"
         try:
-            answer = await self._upstream.post(deployment, job.path, body_for(job.request, model), upstream_id)
+            answer = await self._post(job, member, upstream_id)
         except NotSent as error:
             return _Failed(Failure.UNREACHABLE, str(error))
         except TimedOut as error:
@@ -153,6 +155,22 @@ class Attempts:
         except UpstreamError as error:
             return _Failed(Failure.BROKEN, str(error))
         return self._judge(job, answer, upstream_id, deployment.id)
+
+    async def _post(self, job: LineJob, member: Member, request_id: str) -> Answer:
+        """The server's answer, to a request without a priority where it does not take one. Raises UpstreamError."""
+        deployment, model = member.deployment, member.deployment.name_for(job.model)
+        with member.priority.sending(deployment.priority) as priority:
+            body = body_for(job.request, model, priority)
+            answer = await self._upstream.post(deployment, job.path, body, request_id)
+            if priority is None or not may_be_refused(answer):
+                member.priority.taken(answer)
+                return answer
+            body = body_for(job.request, model)
+            plain = await self._upstream.post(deployment, job.path, body, f"{request_id}-p")
+            if 200 <= plain.status < 300:
+                member.priority.takes = Takes.NO
+                _log.warning("deployment.no_priority", deployment=deployment.id, pool=deployment.pool)
+            return plain
 
     def _judge(self, job: LineJob, answer: Answer, upstream_id: str, deployment: str) -> Result | _Failed:
         if is_retryable(answer.status):

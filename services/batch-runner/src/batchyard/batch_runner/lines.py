@@ -98,9 +98,12 @@ def named_model(request: RequestLine) -> str:
     return _named_decoder.decode(request.body).model
 
 
-def body_for(request: RequestLine, model: str) -> bytes:
-    """The body to send: the client's, with `model` for the model's name. Other members stay byte for byte."""
+def body_for(request: RequestLine, model: str, priority: int | None = None) -> bytes:
+    """The body to send: the client's, with `model` for its model's name, and `priority` unless it has one. What else
+    there is stays byte for byte."""
     members = _members_decoder.decode(request.body)
+    if priority is not None:
+        members.setdefault("priority", msgspec.Raw(_encoder.encode(priority)))
     members["model"] = msgspec.Raw(_encoder.encode(model))
     return _encoder.encode(members)
 

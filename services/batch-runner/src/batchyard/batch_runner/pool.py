@@ -11,6 +11,7 @@ from batchyard.batch_runner.breaker import Breaker, BreakerRules
 from batchyard.batch_runner.fairness import Claim, FairQueue, Share
 from batchyard.batch_runner.flight import Flights
 from batchyard.batch_runner.limiter import Reason
+from batchyard.batch_runner.priority import PriorityProbe
 from batchyard.batch_runner.segments import Kind
 from batchyard.batch_runner.steering import Steering
 from batchyard.batch_runner.upstream import Health, Upstream
@@ -41,6 +42,7 @@ class Member:
         steering: How the limit is found; None if it is not looked for.
         queue: Requests, of whomever, that waited there when it was last looked at.
         breaker: Whether it is sent requests, from what became of those before.
+        priority: Whether it takes one.
         rests_until: Monotonic second until which nothing is sent because the server asked for it.
         is_tried: Whether it was sent a request though it says that it is unwell.
         trusts_health: Whether what `/health` says is believed; not once requests were answered in spite of it.
@@ -56,6 +58,7 @@ class Member:
     steering: Steering | None = None
     in_flight: int = 0
     queue: float = 0.0
+    priority: PriorityProbe = field(default_factory=PriorityProbe)
     rests_until: float = 0.0
     is_tried: bool = False
     trusts_health: bool = True
@@ -165,6 +168,8 @@ class Pool:
 
     def _refresh(self, member: Member, deployment: Deployment) -> None:
         """Go over to what the configuration says of it now."""
+        if member.deployment.priority != deployment.priority:
+            member.priority = PriorityProbe()
         member.deployment = deployment
         member.ceiling = deployment.max_parallel_requests or self._default_limit
         if not member.flights.allowance.is_of(deployment.rpm, deployment.tpm):
@@ -309,6 +314,7 @@ class Pool:
             now = self._clock.monotonic()
             if health is Health.ALIVE:
                 member.trusts_health = True
+                member.priority = PriorityProbe()  # it may have been started otherwise
                 member.breaker.answers(now)
                 _log.info("deployment.up", deployment=member.deployment.id, pool=self.name)
                 break

@@ -153,6 +153,7 @@ def _deployment(entry: ModelEntry, base_url: str, environ: Mapping[str, str]) ->
         rpm=params.rpm,
         tpm=params.tpm,
         weight=params.weight,
+        priority=entry.model_info.priority,
         batch_mode=params.batch_mode or entry.model_info.batch_mode or BatchMode.REQUESTS,
         price=Price(
             input=params.input_cost_per_token,

@@ -49,6 +49,7 @@ class Deployment:
         timeout: Seconds for one request.
         max_parallel_requests: Requests in flight at most, None for the runner's default.
         batch_mode: Whether the server is given lines, or whole batches.
+        priority: What requests have as `priority`, for a server that schedules by it; the lowest goes first.
     """
 
     id: str
@@ -62,6 +63,7 @@ class Deployment:
     tpm: int | None = None
     weight: float = 1.0
     batch_mode: BatchMode = BatchMode.REQUESTS
+    priority: int | None = None
     price: Price = Price()
 
     def name_for(self, model: str) -> str:

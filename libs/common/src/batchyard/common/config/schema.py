@@ -131,6 +131,12 @@ class ModelInfo(Section):
     batch_mode: BatchMode | None = Field(
         default=None, description="as in `litellm_params`; here, LiteLLM does not pass it on to the server"
     )
+    priority: int | None = Field(
+        default=None,
+        strict=True,
+        description="sent with every request that has none, for a server that runs with "
+        "`--scheduling-policy priority`: there the lowest goes first, and people's requests have 0",
+    )
     mode: str | None = Field(default=None, description="read for LiteLLM's sake; vLLM itself knows what it can do")
 
 
