@@ -130,8 +130,8 @@ async def test_progress_is_seen_while_a_shard_runs(open_yard: Any) -> None:
 
 
 async def test_many_batches_are_at_work_at_once(open_yard: Any) -> None:
-    yard = await open_yard(SimSettings(port=0, base_latency=0.1), max_parallel_requests=12, flush_interval=0.1)
-    batches = [await yard.batch(*lines(60, f"of {number}")) for number in range(12)]
+    yard = await open_yard(SimSettings(port=0, base_latency=0.2), max_parallel_requests=12, flush_interval=0.1)
+    batches = await asyncio.gather(*(yard.batch(*lines(60, f"of {number}")) for number in range(12)))
     for batch in batches:
         seen = await yard.call.until(batch.id, lambda batch: batch.request_counts.completed > 0)
         assert seen.status is BatchStatus.IN_PROGRESS, "it began before any had ended"

@@ -47,7 +47,7 @@ def may_queue(batch: Standing, standings: Iterable[Standing], slots: int, now: f
     candidates = _in_turn([*on_pool, batch], batch.tenant, now)
     if batch not in candidates[: max(room, 0)]:
         return 0
-    return max(1, room // len(candidates))
+    return max(1, room // (len(candidates) + 1))  # as if one more were there: the next one that comes finds room
 
 
 def next_in_turn(pool: str, standings: Iterable[Standing], slots: int, now: float) -> list[Standing]:
