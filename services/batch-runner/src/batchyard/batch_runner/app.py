@@ -99,7 +99,9 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
             history = History(messaging.js)
             view = partial(fleet_state, presence.name, fleet, clock)
             views = FleetViews(messaging.connection, presence, view, clock)
-            messaging.broker.include_router(command_router(batches, creation, dry_run, retries, access, history, views, health))
+            messaging.broker.include_router(
+                command_router(batches, creation, dry_run, retries, access, history, views, health)
+            )
             metrics = FleetMetrics(fleet, worker.open_shards, standings, messaging.js, settings, clock)
             expose(metrics, metrics.refresh)
             pools = PoolLoops(messaging.js, settings, worker.handle)
@@ -110,11 +112,21 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
                 worker.withdraw()
                 pools.serve(fleet.pools, natives.pools)
 
-            ready_when(health)
             async with following_config(settings, config, stop, use):
                 reconciler = Reconciler(store, standings, settings, clock)
                 await _work(
-                    settings, messaging, stepper, worker, pools, reconciler, control, presence, views, standings, stop
+                    settings,
+                    messaging,
+                    stepper,
+                    worker,
+                    pools,
+                    reconciler,
+                    control,
+                    presence,
+                    views,
+                    standings,
+                    health,
+                    stop,
                 )
 
 
@@ -129,6 +141,7 @@ async def _work(
     presence: Presence,
     views: FleetViews,
     standings: Standings,
+    health: HealthChecks,
     stop: asyncio.Event,
 ) -> None:
     async def move(data: bytes) -> Done | Later:
@@ -146,6 +159,7 @@ async def _work(
     await presence.listen()
     await views.listen()
     await messaging.broker.start()
+    ready_when(health)
     _log.info("service.started", pools=pools.pools)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(steps.run(stop))
