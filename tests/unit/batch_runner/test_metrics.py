@@ -88,6 +88,6 @@ async def test_a_server_that_is_away_is_down_and_its_lines_wait(look: Look, open
             await asyncio.sleep(0.02)
     assert found["deployment_circuit open"] == 1
     assert found["deployment_circuit_opened_total"] == 1
-    assert found["pool_shards_undispatched"] == 4
+    assert found["pool_shards_undispatched"] == 5
     assert found["pool_shards_queued"] == 0
     assert found["pool_lines_waiting"] > 0
