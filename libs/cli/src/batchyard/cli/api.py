@@ -80,30 +80,32 @@ class Api:
     async def download(self, file_id: str, target: Path) -> None:
         """Write a file's content to `target`."""
         path = f"/v1/files/{file_id}/content"
-        with _told("GET", path), target.open("wb") as file:
+        with told("GET", path), target.open("wb") as file:
             async with self._http.stream("GET", path) as answer:
                 if answer.is_error:
                     await answer.aread()
-                    _refuse_errors(answer)
+                    refuse_errors(answer)
                 async for chunk in answer.aiter_bytes():
                     file.write(chunk)
 
     async def _call(self, method: str, path: str, **content: Any) -> bytes:
-        with _told(method, path):
+        with told(method, path):
             answer = await self._http.request(method, path, **content)
-        _refuse_errors(answer)
+        refuse_errors(answer)
         return answer.content
 
 
 @contextmanager
-def _told(method: str, path: str) -> Iterator[None]:
+def told(method: str, path: str) -> Iterator[None]:
+    """Raise Failure when the gateway does not answer."""
     try:
         yield
     except httpx.HTTPError as error:
         raise Failure(f"{method} {path}: the gateway does not answer ({type(error).__name__}).") from error
 
 
-def _refuse_errors(answer: httpx.Response) -> None:
+def refuse_errors(answer: httpx.Response) -> None:
+    """Raise Failure for an answer that is an error, in its words."""
     if answer.is_error:
         raise Failure(f"{answer.request.method} {answer.request.url.path}: {answer.status_code} {_message(answer)}")
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from batchyard.cli import console
+from batchyard.cli import console, keys, teams
 from batchyard.cli.demo import DemoOptions, demo
 from batchyard.cli.failures import EXIT_INTERRUPTED, Failure
 from batchyard.cli.interrupts import run_until_interrupted
@@ -25,6 +25,8 @@ _EXAMPLES = """\
 
 **Use it:** `HOSTED_VLLM_API_BASE=http://127.0.0.1:8000 batchyard up`, then point any OpenAI client at
 http://127.0.0.1:4000/v1.
+
+**Share it:** `batchyard teams create search` and `batchyard keys create --team search` make keys for others.
 
 **Exit codes:** 0 done, or stopped as asked; 1 failed; 2 used or configured wrongly; 130 a demo that was interrupted.
 """
@@ -239,6 +241,8 @@ def topology_command() -> None:
     main()
 
 
+app.add_typer(keys.app, name="keys")
+app.add_typer(teams.app, name="teams")
 app.command("sim", help="Run a simulated vLLM server: no model, deterministic answers, faults on demand.")(sim)
 
 

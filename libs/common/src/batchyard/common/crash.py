@@ -44,6 +44,8 @@ POINTS = (
     "objects.removed",  # sweep: the working objects are gone, outcomes are not
     "batch.cancelling",  # cancel: the record is cancelling, no runner has been told
     "shard.abandoned",  # cancel: the first of several abandoned shards is settled
+    "key.written",  # generate: the key is there, its secret is not told
+    "key.rotated",  # regenerate: the old secret is about to end, the new one is not told
     "entry.committed",  # bill: the entry is in the ledger, the event is not acknowledged
 )
 

@@ -4,7 +4,6 @@ from uuid import uuid4
 
 from batchyard.common.clock import Clock
 from batchyard.common.contracts.access import DEFAULT_TENANT, Team
-from batchyard.common.crash import crash_point
 from batchyard.common.errors import Conflict, NotFound
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.records import RevisionConflict
@@ -38,7 +37,6 @@ class Teams:
             await self._directory.teams.create(team_id, team)
         except RevisionConflict as error:
             raise Conflict(f"There is a team '{team_id}' already.", param="team_id") from error
-        crash_point("team.written")
         self._tell("team.created", team)
         return team
 
