@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from openai import OpenAI
 
 from support.stack import MASTER_KEY, MODEL
@@ -15,9 +16,10 @@ from .test_openai import ended
 
 _CONFIG = Path(__file__).with_name("schemathesis.toml")
 _EXAMPLES = 10
-_OPERATIONS = 15
+_OPERATIONS = 30
 
 
+@pytest.mark.timeout(300)
 def test_the_document_and_the_gateway_agree(base_url: str, requests_file: Path, tmp_path: Path) -> None:
     with OpenAI(base_url=f"{base_url}/v1", api_key=MASTER_KEY, max_retries=0) as client:
         file = client.files.create(file=requests_file, purpose="batch", extra_headers={"x-litellm-model": MODEL})
@@ -36,7 +38,7 @@ def test_the_document_and_the_gateway_agree(base_url: str, requests_file: Path, 
         env={**os.environ, "NO_COLOR": "1", "COLUMNS": "200"},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -36,6 +36,12 @@ async def test_a_team_is_shown_as_it_was_made(gateway: Served, act: Act) -> None
     assert (await gateway.http.get("/team/list")).json() == [made]
 
 
+async def test_limits_of_a_model_need_its_name(refused: Act) -> None:
+    wrong: list[dict[str, Any]] = [{"": {}}, {"": ""}, {"m": ""}, {"m": {"max_batches": -1}}]
+    for limits in wrong:
+        assert (await refused(400, "/team/new", model_limits=limits))["param"].startswith("model_limits")
+
+
 async def test_a_team_without_an_id_is_given_one(act: Act) -> None:
     one, two = await act("/team/new"), await act("/team/new")
     assert one["team_id"] != two["team_id"]

@@ -65,7 +65,7 @@ Duration = Annotated[
     AfterValidator(_duration),
     Field(examples=["30m", "24h", "30d", "1mo"], json_schema_extra={"pattern": _DURATION}),
 ]
-Count = Annotated[int, BeforeValidator(whole), Field(ge=0, le=_MOST)]
+Count = Annotated[int, Field(ge=0, le=_MOST), BeforeValidator(whole)]
 Money = Annotated[
     Decimal,
     BeforeValidator(_decimal),

@@ -140,6 +140,8 @@ def _too_few(error: Finding, param: str) -> InvalidRequest:
 
 def _invalid_key(error: Finding, param: str) -> InvalidRequest:
     owner = param.rpartition(".")[0]
+    if error["type"] != "string_too_long":
+        return InvalidRequest(f"Invalid property name in '{owner}': {error['msg']}.", param=owner, code="invalid_value")
     return InvalidRequest(
         f"Invalid property name in '{owner}': string too long. Expected a string with maximum length "
         f"{error['ctx']['max_length']}, but got a string with length {len(error['input'])} instead.",
