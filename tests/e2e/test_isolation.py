@@ -24,6 +24,7 @@ from batchyard.common.contracts.batches import (
     ValidateBatch,
 )
 from batchyard.common.contracts.billing import GetSpend, SummarizeSpend
+from batchyard.common.contracts.events import ListEvents
 from batchyard.common.contracts.files import (
     CreateFile,
     DeleteFile,
@@ -396,6 +397,7 @@ COMMANDS: dict[type[Command[Any]], Ordered | Showing | Harmless | Operators] = {
     ListBatches: Showing(ListBatches(), lambda page: page.data),
     RetryBatch: Ordered(lambda ids: RetryBatch(batch_id=ids["batch_id"])),
     CancelBatch: Ordered(lambda ids: CancelBatch(batch_id=ids["stuck_id"])),
+    ListEvents: Showing(ListEvents(after=0), lambda page: page.data),
     GetSpend: Showing(GetSpend(), lambda page: page.data),
     SummarizeSpend: Showing(SummarizeSpend(), lambda report: report.data),
 }
@@ -414,6 +416,26 @@ async def test_no_command_reaches_what_is_another_tenants(tenants: Tenants, subt
                     assert (await refusal(tenants, row.make)).http_status == 403
                 case Harmless():
                     await tenants.commands.call(BLUE, row.make)
+
+
+async def test_the_events_of_another_tenants_batch_are_none(tenants: Tenants) -> None:
+    of_batch = ListEvents(after=0, batch_id=tenants.ended["id"])
+    assert (await tenants.commands.call(RED, of_batch)).data
+    real, ghost = (
+        await refusal_or_none(tenants, of_batch),
+        await refusal_or_none(tenants, ListEvents(after=0, batch_id=ghosts(await tenants.fresh())["batch_id"])),
+    )
+    assert real == ghost
+
+
+async def refusal_or_none(tenants: Tenants, command: ListEvents) -> int | None:
+    """The status of blue's refusal; None where it is answered with nothing."""
+    try:
+        page = await tenants.commands.call(BLUE, command)
+    except ApiError as error:
+        return error.http_status
+    assert page.data == []
+    return None
 
 
 async def check_ordered(tenants: Tenants, row: Ordered) -> None:
