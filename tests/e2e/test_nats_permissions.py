@@ -9,13 +9,16 @@ from typing import Any
 import httpx
 import pytest
 import structlog
+import trustme
 from nats.errors import TimeoutError as NatsTimeoutError
+from pydantic import SecretStr
 
 from batchyard.common import subjects
+from batchyard.common.client import ClientSettings, connect
 from batchyard.common.contracts.batches import CreateBatch
 from batchyard.common.contracts.files import CreateFile, GetFile, ListFiles, Purpose
 from batchyard.common.declare import declare
-from batchyard.common.errors import ApiError, ConfigurationError
+from batchyard.common.errors import ApiError, ConfigurationError, ServiceUnavailable
 from batchyard.common.messaging.commands import CommandClient
 from batchyard.common.messaging.permissions import SERVICES, TOPOLOGY, tenant_user_name
 from batchyard.common.messaging.topology import BUCKETS, EVENTS, OWNED_BUCKETS, STEPS, WORK, billing_consumer
@@ -349,3 +352,31 @@ async def test_a_wrong_password_is_refused_with_a_clear_word(server: GuardedNats
     with pytest.raises(ConfigurationError, match="BATCHYARD_NATS_USER"):
         async with open_messaging("billing", settings):
             pass
+
+
+async def test_services_and_clients_speak_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.crt")
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_pem.write_to_path(tmp_path / "tls.key")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "tls.crt")
+    options = ("--tls", "--tlscert", str(tmp_path / "tls.crt"), "--tlskey", str(tmp_path / "tls.key"))
+    with guarded_nats(tmp_path / "nats", (TENANT,), options) as server:
+        url = "tls://" + server.url.partition("://")[2]
+        settings = Settings(**{**server.settings("topology"), "nats_url": url})
+        user = tenant_user_name(TENANT)
+        client = ClientSettings(
+            nats_url=url,
+            nats_user=user,
+            nats_password=SecretStr(server.password(user)),
+            tenant=TENANT,
+            connect_timeout=2,
+        )
+        with pytest.raises(ServiceUnavailable):  # an authority that nobody has vouched for
+            async with connect(client):
+                pass
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.crt"))
+        await declare(settings, asyncio.Event())
+        async with connect(client) as batchyard:
+            with pytest.raises(ServiceUnavailable, match="is not running"):
+                await batchyard.batches.list()

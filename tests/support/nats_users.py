@@ -75,8 +75,8 @@ class UserConnection:
 
 
 @contextmanager
-def guarded_nats(directory: Path, tenants: Sequence[str] = ()) -> Iterator[GuardedNats]:
-    """Start a server with the configuration of `deploy/nats` and users made for the test."""
+def guarded_nats(directory: Path, tenants: Sequence[str] = (), options: Sequence[str] = ()) -> Iterator[GuardedNats]:
+    """Start a server with the configuration of `deploy/nats`, users made for the test, and further `options`."""
     directory.mkdir(parents=True, exist_ok=True)
     write_users(directory, tenants)
     config = (DEPLOY / "nats.conf").read_text()
@@ -85,7 +85,7 @@ def guarded_nats(directory: Path, tenants: Sequence[str] = ()) -> Iterator[Guard
     users = directory / "users.conf"
     operator = f'    {{ user: "{_OPERATOR}", password: {json.dumps(_OPERATOR)} }}\n'
     users.write_text(users.read_text().replace("  users: [\n", f"  users: [\n{operator}"))
-    with running_nats(directory, options=("-c", str(directory / "nats.conf"), "-m", "-1")) as url:
+    with running_nats(directory, options=("-c", str(directory / "nats.conf"), "-m", "-1", *options)) as url:
         yield GuardedNats(url, directory)
 
 

@@ -150,6 +150,15 @@ async def test_lines_that_are_gone_before_their_batch_was_made_are_told_of(offic
     assert "files/" not in caught.value.message
 
 
+async def test_a_place_that_became_another_kind_of_file_is_no_input(office: Office) -> None:
+    place = await office.call(OpenPlace())
+    await office.objects.put(place.object_key, chat_line("a", "hi"))
+    await office.call(CreateFile(filename="a.txt", purpose=Purpose.USER_DATA, object_key=place.object_key))
+    with pytest.raises(InvalidRequest, match="has the purpose 'user_data'") as caught:
+        await office.call(CreateBatch(upload_key=place.object_key, endpoint=ENDPOINT))
+    assert caught.value.param == "upload_key"
+
+
 async def test_the_place_of_another_tenant_is_no_input(office: Office) -> None:
     place = await office.caller("other")(OpenPlace())
     await office.objects.put(place.object_key, chat_line("a", "hi"))

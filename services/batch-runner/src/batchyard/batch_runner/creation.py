@@ -7,7 +7,7 @@ from batchyard.batch_runner.claims import Claim, Claims
 from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.model_access import ModelAccess
 from batchyard.batch_runner.source import Source, opened, placed
-from batchyard.batch_runner.wish import check_source, endpoint_of, seconds_of
+from batchyard.batch_runner.wish import check_purpose, check_source, endpoint_of, seconds_of
 from batchyard.common.clock import Clock
 from batchyard.common.contracts.batches import Batch, CreateBatch
 from batchyard.common.contracts.files import CreateFile, Purpose
@@ -84,6 +84,7 @@ class Creation:
                 "made. Send them as a new request, with a new Idempotency-Key if you use one.",
                 param="requests",
             ) from error
+        check_purpose(file.id, file, "upload_key")  # its place may have been claimed before, as something else
         return Source(file.id, claim.upload_key, command.model)
 
     def _record(self, tenant: str, command: CreateBatch, claim: Claim, file: Source) -> BatchRecord:

@@ -35,7 +35,7 @@ async def opened(tenant: str, wish: BatchWish, commands: CommandClient) -> Sourc
     if wish.input_file_id is None:
         return None
     download = await commands.call(tenant, OpenDownload(file_id=wish.input_file_id))
-    check_purpose(wish.input_file_id, download)
+    check_purpose(wish.input_file_id, download.file)
     return Source(encode_id("file", download.raw_id, download.model), download.object_key, download.model)
 
 

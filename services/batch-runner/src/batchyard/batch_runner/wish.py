@@ -2,7 +2,7 @@
 
 from batchyard.batch_runner.validate import normal_path
 from batchyard.common.contracts.batches import ENDPOINTS, BatchWish
-from batchyard.common.contracts.files import Download, Purpose
+from batchyard.common.contracts.files import File, Purpose
 from batchyard.common.errors import InvalidRequest
 from batchyard.common.object_keys import parse_file_key
 from batchyard.common.windows import window_seconds
@@ -42,13 +42,13 @@ def seconds_of(window: str) -> int:
         raise InvalidRequest(str(error), param="completion_window", code="invalid_value") from error
 
 
-def check_purpose(file_id: str, download: Download) -> None:
-    """Raise InvalidRequest for a file that was not uploaded as the input of a batch."""
-    if download.file.purpose is not Purpose.BATCH:
+def check_purpose(file_id: str, file: File, param: str = "input_file_id") -> None:
+    """Raise InvalidRequest for a file that was not uploaded as the input of a batch; `param` is what named it."""
+    if file.purpose is not Purpose.BATCH:
         raise InvalidRequest(
-            f"The file '{file_id}' has the purpose '{download.file.purpose}'; a batch needs a file uploaded with the "
+            f"The file '{file_id}' has the purpose '{file.purpose}'; a batch needs a file uploaded with the "
             "purpose 'batch'.",
-            param="input_file_id",
+            param=param,
             code="invalid_value",
         )
 
