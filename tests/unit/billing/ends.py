@@ -14,7 +14,10 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from batchyard.billing.ledger import Ledger
+from batchyard.billing.spend import Spend
+from batchyard.billing.spend_sums import SpendSums
 from batchyard.billing.subscriber import EventSubscriber
+from batchyard.common.clock import ManualClock
 from batchyard.common.config import Config, Deployment, Price
 from batchyard.common.contracts.batches import Batch, BatchStatus, RequestCounts, Usage
 from batchyard.common.contracts.events import BatchEvent
@@ -81,6 +84,11 @@ def ended(
         key_alias=key,
         usage_by_deployment=dict(usage_by_deployment),
     )
+
+
+def spend_of(ledger: Ledger) -> Spend:
+    """The answers about a ledger."""
+    return Spend(ledger, ledger._store, SpendSums(ledger._store._database), ManualClock())
 
 
 def quick_consumer() -> Consumer:

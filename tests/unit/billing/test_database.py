@@ -12,7 +12,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import URL, Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
-from unit.billing.ends import CONFIG, ended, on_sqlite
+from unit.billing.ends import CONFIG, ended, on_sqlite, spend_of
 
 from batchyard.billing.database import Database, open_database
 from batchyard.billing.ledger import Ledger, Outcome
@@ -82,14 +82,14 @@ async def test_an_existing_ledger_is_kept(database_url: URL) -> None:
         async with open_database(database_url, patience=0) as database:
             ledger = Ledger(LedgerStore(database), CONFIG, ManualClock())
             await ledger.record(ended())
-            assert len((await ledger.spend("team-a", GetSpend())).data) == expected
+            assert len((await spend_of(ledger).logs("team-a", GetSpend())).data) == expected
 
 
 async def test_entries_from_before_are_the_first_of_their_batch(database_url: URL) -> None:
     await executed(database_url, *OLD_LEDGER.split(";\n"))
     async with open_database(database_url, patience=0) as database:
         ledger = Ledger(LedgerStore(database), CONFIG, ManualClock())
-        [line] = (await ledger.spend("team-a", GetSpend())).data
+        [line] = (await spend_of(ledger).logs("team-a", GetSpend())).data
         assert (line.batch_id, line.cost, line.key_id, line.metadata) == ("batch_1", Decimal("1.5"), None, {"a": "b"})
         assert await ledger.record(ended(raw_id="batch_1", model=None)) is Outcome.DUPLICATE
 
@@ -101,7 +101,7 @@ async def test_no_entry_is_changed_or_deleted(database: Database, change: str) -
     with pytest.raises(ServiceUnavailable):
         async with database.writing() as connection:
             await connection.execute(text(change))
-    assert (await ledger.spend("team-a", GetSpend())).data[0].cost == Decimal("0.00078")
+    assert (await spend_of(ledger).logs("team-a", GetSpend())).data[0].cost == Decimal("0.00078")
 
 
 async def test_many_connections_may_migrate_at_once(database_url: URL) -> None:

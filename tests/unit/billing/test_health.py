@@ -6,7 +6,7 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
-from unit.billing.ends import ended, on_sqlite
+from unit.billing.ends import ended, on_sqlite, spend_of
 
 from batchyard.billing.app import checks
 from batchyard.billing.handlers import SERVICE, command_router
@@ -28,7 +28,7 @@ async def client(messaging: Messaging, ledger: Ledger) -> AsyncIterator[CommandC
     consumer = billing_consumer()
     await declare_consumer(messaging.js, consumer)
     async with HealthChecks(SERVICE, checks(messaging, consumer, ledger), timeout=1.8) as health:
-        messaging.broker.include_router(command_router(ledger, health))
+        messaging.broker.include_router(command_router(spend_of(ledger), health))
         await messaging.broker.start()
         yield CommandClient(messaging.connection, timeout=10.0)
 
@@ -63,7 +63,7 @@ async def test_the_ledger_answers_over_nats(client: CommandClient, ledger: Ledge
     await ledger.record(event)
     page = await client.call("team a/1", GetSpend())
     assert [line.batch_id for line in page.data] == [event.batch.id]
-    assert page == await ledger.spend("team a/1", GetSpend())
+    assert page == await spend_of(ledger).logs("team a/1", GetSpend())
     report = await client.call("team a/1", SummarizeSpend(group_by="day"))
     assert report.total.cost == page.data[0].cost
     assert (await client.call("team-b", GetSpend())).data == []

@@ -5,7 +5,7 @@ import os
 import signal
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
@@ -13,10 +13,12 @@ import pytest
 from nats.errors import Error
 from sqlalchemy import URL
 from structlog.testing import capture_logs
-from unit.billing.ends import CONFIG, ended, eventually, on_sqlite, publish, quick_consumer, settled, started
+from unit.billing.ends import CONFIG, ended, eventually, on_sqlite, publish, quick_consumer, settled, spend_of, started
 
+from batchyard.billing.entry import LedgerEntry
 from batchyard.billing.ledger import Ledger
 from batchyard.billing.ledger_store import LedgerStore
+from batchyard.billing.price_book import PriceVersion
 from batchyard.common import subjects
 from batchyard.common.clock import ManualClock
 from batchyard.common.contracts.batches import BatchStatus, Usage
@@ -47,7 +49,7 @@ def running(messaging: Messaging, consumer: Consumer, ledger: Ledger) -> Running
 
 
 async def entries(ledger: Ledger, tenant: str = "team-a") -> int:
-    return (await ledger.summarize(tenant, SummarizeSpend())).total.batches
+    return (await spend_of(ledger).summarize(tenant, SummarizeSpend())).total.batches
 
 
 async def test_an_event_becomes_one_entry_even_when_published_twice(
@@ -60,7 +62,7 @@ async def test_an_event_becomes_one_entry_even_when_published_twice(
             await publish(messaging.js, event, "another message id")
             await eventually(lambda: settled(messaging, consumer))
     assert [log["event"] for log in logs] == ["ledger.recorded", "ledger.duplicate"]
-    assert [line.batch_id for line in (await ledger.spend("team-a", GetSpend())).data] == [event.batch.id]
+    assert [line.batch_id for line in (await spend_of(ledger).logs("team-a", GetSpend())).data] == [event.batch.id]
 
 
 @on_sqlite
@@ -179,10 +181,10 @@ async def test_a_bug_met_by_one_event_does_not_stop_the_others(
     bad = ended("unlucky")
 
     class Buggy(LedgerStore):
-        async def add(self, entry: object) -> bool:
-            if entry.raw_batch_id == bad.raw_batch_id:  # type: ignore[attr-defined]
+        async def add(self, entries: Sequence[LedgerEntry], version: PriceVersion | None = None) -> bool:
+            if entries[0].raw_batch_id == bad.raw_batch_id:
                 raise ZeroDivisionError
-            return await super().add(entry)  # type: ignore[arg-type]
+            return await super().add(entries, version)
 
     async def recorded() -> bool:
         return await entries(ledger) == 1
@@ -200,8 +202,10 @@ async def test_a_bug_met_by_one_event_does_not_stop_the_others(
 KILLED_BEFORE_THE_ACK = """
 import asyncio, os, signal, sys
 from batchyard.billing.database import open_database
+from batchyard.billing.entry import LedgerEntry
 from batchyard.billing.ledger import Ledger
 from batchyard.billing.ledger_store import LedgerStore
+from batchyard.billing.price_book import PriceVersion
 from batchyard.billing.subscriber import EventSubscriber
 from batchyard.common.clock import SystemClock
 from batchyard.common.service import open_messaging

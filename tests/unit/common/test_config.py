@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from batchyard.common.config import ANY_MODEL, BatchMode, Config, Price, load_config
+from batchyard.common.config import ANY_MODEL, BatchMode, Config, load_config
 from batchyard.common.errors import ConfigurationError
 
 Load = Callable[..., Config]
@@ -207,9 +207,17 @@ def test_every_price_has_its_key(load: Load) -> None:
             "cache_read_input_token_cost: 0.3",
             "input_cost_per_token_batches: 0.4",
             "output_cost_per_token_batches: 0.5",
+            "cache_read_input_token_cost_batches: 0.6",
+            "input_cost_per_second: 0.25",
+            "output_cost_per_second: 0.5",
         )
+        + "    model_info: {cost_per_gpu_hour: 2.5, gpus: 4}\n"
     ).deployments
-    assert deployment.price == Price(*map(Decimal, ("0.1", "0.2", "0.3", "0.4", "0.5")))
+    price = deployment.price
+    assert (price.input, price.output, price.cached) == (Decimal("0.1"), Decimal("0.2"), Decimal("0.3"))
+    assert (price.batch_input, price.batch_output) == (Decimal("0.4"), Decimal("0.5"))
+    assert (price.batch_cached, price.second) == (Decimal("0.6"), Decimal("0.75"))
+    assert (price.gpu_hour, price.gpus) == (Decimal("2.5"), 4)
 
 
 def test_currency_and_discount_are_batchyards_own_settings(load: Load) -> None:

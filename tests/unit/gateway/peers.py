@@ -24,7 +24,17 @@ from batchyard.common.contracts.batches import (
     RetryBatch,
     ValidateBatch,
 )
-from batchyard.common.contracts.billing import GetSpend, LedgerPage, SpendGroup, SpendReport, SummarizeSpend
+from batchyard.common.contracts.billing import (
+    AdjustSpend,
+    GetSpend,
+    LedgerLine,
+    LedgerPage,
+    ListPrices,
+    PricesPage,
+    SpendGroup,
+    SpendReport,
+    SummarizeSpend,
+)
 from batchyard.common.contracts.fleet import DeploymentCounters, DeploymentState, FleetState, GetFleet
 from batchyard.common.contracts.health import CheckBatchRunner, CheckBilling, CheckHealth, Health
 from batchyard.common.contracts.models import ListModels, Model, ModelList
@@ -84,6 +94,17 @@ NO_SPEND = SpendGroup(
 )
 REPORT = SpendReport(currency="USD", group_by="model", data=[], total=NO_SPEND)
 
+ADJUSTMENT = LedgerLine(
+    id="adj_1",
+    kind="adjustment",
+    tenant="t",
+    cost=Decimal(-1),
+    currency="USD",
+    finished_at=1,
+    recorded_at=1,
+    reason="r",
+)
+
 Answer = BaseModel | ApiError
 _TOO_LATE = 1.0
 
@@ -94,6 +115,7 @@ class Recorder:
 
     asked: list[tuple[str, Command[Any]]] = field(default_factory=list)
     answers: dict[type[Command[Any]], Answer] = field(default_factory=dict)
+    scripts: dict[type[Command[Any]], Callable[[str, Any], Any]] = field(default_factory=dict)
     held: dict[type[Command[Any]], int] = field(default_factory=dict)
 
     def hold(self, kind: type[Command[Any]], times: int) -> None:
@@ -111,6 +133,8 @@ class Recorder:
             if self.held.get(type(command), 0):
                 self.held[type(command)] -= 1
                 await asyncio.sleep(_TOO_LATE)
+            if type(command) in self.scripts:
+                return await self.scripts[type(command)](tenant, command)
             given = self.answers.get(type(command), default)
             if isinstance(given, ApiError):
                 raise given
@@ -144,5 +168,7 @@ def billing(recorder: Recorder) -> CommandRouter:
     router = CommandRouter("billing")
     router.on(GetSpend, recorder.handler(LedgerPage(data=[])))
     router.on(SummarizeSpend, recorder.handler(REPORT))
+    router.on(ListPrices, recorder.handler(PricesPage(data=[])))
+    router.on(AdjustSpend, recorder.handler(ADJUSTMENT))
     router.on(CheckBilling, _health("billing"))
     return router

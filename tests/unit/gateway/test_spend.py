@@ -1,11 +1,18 @@
 """Spend: the period, and what reaches billing."""
 
+import csv
+import io
+import json
+from decimal import Decimal
+
+import httpx
 import pytest
 from unit.gateway.peers import REPORT, Recorder
 from unit.gateway.rig import Served, error_of
 
-from batchyard.common.contracts.billing import GetSpend, SummarizeSpend
+from batchyard.common.contracts.billing import AdjustSpend, GetSpend, LedgerLine, LedgerPage, ListPrices, SummarizeSpend
 from batchyard.common.errors import InvalidRequest
+from batchyard.gateway.auth import TEAM_HEADER
 from batchyard.gateway.spend_period import period
 
 DAY = 86_400
@@ -34,6 +41,103 @@ async def test_the_summary_is_grouped(gateway: Served, recorder: Recorder) -> No
 
 
 @pytest.mark.parametrize(
+    ("path", "group_by"),
+    [
+        ("/global/spend/report", "team"),
+        ("/v1/global/spend/report?group_by=metadata.my%20name", "metadata.my name"),
+        ("/spend/keys", "key"),
+        ("/spend/tags", "tag"),
+    ],
+)
+async def test_reports_have_litellms_names(gateway: Served, recorder: Recorder, path: str, group_by: str) -> None:
+    params = {"limit": "5", "page": "2", "team_id": "a", "api_key": "k", "model": "llama"}
+    response = await gateway.http.get(path, params=params | dict(httpx.URL(path).params))
+    assert response.json() == REPORT.model_dump(mode="json")
+    assert recorder.only(SummarizeSpend) == SummarizeSpend(
+        group_by=group_by, limit=5, page=2, teams=("a",), key="k", model="llama"
+    )
+
+
+async def test_the_master_key_sees_all_teams_unless_it_acts_for_one(gateway: Served, recorder: Recorder) -> None:
+    assert (await gateway.http.post("/team/new", json={"team_id": "team-a"})).status_code == 200
+    await gateway.http.get("/spend/logs")
+    await gateway.http.get("/spend/logs", headers={TEAM_HEADER: "team-a"})
+    await gateway.http.get("/spend/summary")
+    assert [tenant for tenant, _ in recorder.asked] == ["*", "team-a", "*"]
+
+
+LINE = LedgerLine(
+    id="batch_1.0", batch_id="batch_1", tenant="-team", key_alias="=1+1", model='a "b", c', cost=Decimal("-0.5"),
+    currency="USD", finished_at=NEW_YEAR, recorded_at=NEW_YEAR, metadata={"a": "ä"}, reason="@x",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("params", "headers"), [({"format": "csv"}, {}), ({}, {"accept": "text/csv"})])
+async def test_the_ledger_is_a_table_that_no_spreadsheet_executes(
+    gateway: Served, recorder: Recorder, params: dict[str, str], headers: dict[str, str]
+) -> None:
+    recorder.answers[GetSpend] = LedgerPage(data=[LINE])
+    response = await gateway.http.get("/spend/logs", params=params, headers=headers)
+    assert response.headers["content-type"] == "text/csv; charset=utf-8"
+    [row] = csv.DictReader(io.StringIO(response.text))
+    assert (row["team"], row["key_alias"], row["reason"]) == ("'-team", "'=1+1", "'@x")
+    assert (row["model"], row["cost"], row["metadata"]) == ('a "b", c', "-0.5", '{"a": "ä"}')
+    assert row["finished_at"] == "2026-01-01T00:00:00Z"
+
+
+async def test_a_table_goes_on_page_by_page(gateway: Served, recorder: Recorder) -> None:
+    async def pages(_tenant: str, command: GetSpend) -> LedgerPage:
+        asked.append(command.after)
+        return LedgerPage(data=[LINE.model_copy(update={"id": str(len(asked))})], has_more=len(asked) < 3)
+
+    asked: list[str | None] = []
+    recorder.scripts[GetSpend] = pages
+    response = await gateway.http.get("/spend/logs", params={"format": "csv", "limit": "1"})
+    assert [row["id"] for row in csv.DictReader(io.StringIO(response.text))] == ["1", "2", "3"]
+    assert asked == [None, "1", "2"]
+
+
+async def test_a_report_is_a_table(gateway: Served, recorder: Recorder) -> None:
+    group = REPORT.total.model_copy(update={"group": "@a", "key_id": "k", "batches": 2, "cost": Decimal("1.50")})
+    recorder.answers[SummarizeSpend] = REPORT.model_copy(update={"group_by": "key", "data": [group]})
+    response = await gateway.http.get("/spend/keys", params={"format": "csv"})
+    [row] = csv.DictReader(io.StringIO(response.text))
+    assert (row["key"], row["key_id"], row["batches"], row["cost"], row["currency"]) == ("'@a", "k", "2", "1.50", "USD")
+
+
+async def test_what_is_wrong_is_told_before_a_table_begins(gateway: Served, recorder: Recorder) -> None:
+    recorder.answers[GetSpend] = InvalidRequest("No ledger entry 'x'.", param="after")
+    response = await gateway.http.get("/spend/logs", params={"format": "csv", "after": "x"})
+    assert (response.status_code, error_of(response)["param"]) == (400, "after")
+
+
+async def test_prices_are_listed(gateway: Served, recorder: Recorder) -> None:
+    response = await gateway.http.get("/spend/prices", params={"limit": "3", "after": "v"})
+    assert response.json() == {"object": "list", "data": [], "has_more": False}
+    assert recorder.only(ListPrices) == ListPrices(limit=3, after="v")
+
+
+async def test_a_correction_is_sent_once_with_its_key(gateway: Served, recorder: Recorder) -> None:
+    body = {"team_id": "t", "amount": -0.1, "reason": "an outage", "batch_id": "batch_1"}
+    for _ in range(2):
+        response = await gateway.http.post("/spend/adjustments", json=body, headers={"idempotency-key": "once"})
+        assert response.status_code == 200
+    first, second = (command for _, command in recorder.asked)
+    assert first == second
+    assert isinstance(first, AdjustSpend)
+    assert (first.team, first.amount, first.author) == ("t", Decimal("-0.1"), "master")
+    assert [tenant for tenant, _ in recorder.asked] == ["*", "*"]
+
+
+@pytest.mark.parametrize("amount", ["x", 1e-11, 2_000_000, None, True, float("1e400")])
+async def test_an_amount_that_cannot_be_kept_is_refused(gateway: Served, recorder: Recorder, amount: object) -> None:
+    body = json.dumps({"team_id": "t", "amount": amount, "reason": "r"})
+    response = await gateway.http.post("/spend/adjustments", content=body)
+    assert response.status_code == 400
+    assert recorder.asked == []
+
+
+@pytest.mark.parametrize(
     ("path", "param", "message"),
     [
         (
@@ -44,7 +148,7 @@ async def test_the_summary_is_grouped(gateway: Served, recorder: Recorder) -> No
         (
             "/spend/summary?group_by=x",
             "group_by",
-            "Invalid value: 'x'. Supported values are: 'model', 'day', and 'key'.",
+            "Invalid value: 'x'. Supported values are: 'model', 'day', 'key', 'team', 'tag', and 'metadata.<name>'.",
         ),
         (
             "/spend/summary?end_date=31.1.2026",

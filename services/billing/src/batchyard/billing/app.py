@@ -8,6 +8,8 @@ from batchyard.billing.handlers import SERVICE, command_router
 from batchyard.billing.ledger import Ledger
 from batchyard.billing.ledger_store import LedgerStore
 from batchyard.billing.settings import BillingSettings
+from batchyard.billing.spend import Spend
+from batchyard.billing.spend_sums import SpendSums
 from batchyard.billing.subscriber import EventSubscriber
 from batchyard.common.clock import SystemClock
 from batchyard.common.health import Check, HealthChecks
@@ -34,16 +36,19 @@ def create_app(settings: BillingSettings) -> Serve:
             open_database(settings.database, settings.database_patience) as database,
             open_messaging(SERVICE, settings) as messaging,
         ):
-            ledger = Ledger(LedgerStore(database), config, SystemClock())
+            clock, store = SystemClock(), LedgerStore(database)
+            ledger = Ledger(store, config, clock)
+            spend = Spend(ledger, store, SpendSums(database), clock)
             consumer = billing_consumer()
             await bind_consumer(messaging.js, consumer, settings)
             async with HealthChecks(SERVICE, checks(messaging, consumer, ledger)) as health:
-                messaging.broker.include_router(command_router(ledger, health))
+                messaging.broker.include_router(command_router(spend, health))
                 await messaging.broker.start()
                 ready_when(health)
                 _log.info("service.started", database=settings.database.render_as_string(hide_password=True))
-                async with following_config(settings, config, stop, ledger.use):
-                    await EventSubscriber(messaging.js, consumer, ledger, settings).run(stop)
+                async with following_config(settings, config, stop, ledger.use), asyncio.TaskGroup() as tasks:
+                    tasks.create_task(ledger.keep_prices(stop))
+                    tasks.create_task(EventSubscriber(messaging.js, consumer, ledger, settings).run(stop))
 
     return serve
 

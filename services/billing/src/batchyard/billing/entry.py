@@ -1,29 +1,37 @@
 """A ledger entry: what callers see of it, and what it was computed from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from batchyard.common.contracts.batches import Usage
 from batchyard.common.contracts.billing import LedgerLine
 
 PriceSnapshot = Mapping[str, str | None]
-"""The prices used on one deployment, as decimal strings: `priced_as`, `input`, `cached`, `output`, `discount`."""
+"""The prices used on one deployment, as decimal strings: `priced_as`, `input`, `cached`, `output`, `second`, `hour`,
+`discount`."""
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """One batch in the ledger; never changed once written.
+    """One line of the ledger; never changed once written.
 
     Attributes:
-        line: The entry as callers see it; its `batch_id` is the public one.
-        raw_batch_id: With the tenant, what makes the entry unique.
+        line: The entry as callers see it; its `batch_id` is the public one, its `id` unique in its tenant.
+        position: Its place among the charges of its batch, from 0; -1 for an adjustment.
+        raw_batch_id: None for an adjustment that concerns no batch.
         event_id: The event it was written for.
         usage_by_deployment: By deployment ID, as the event told it.
         prices: By deployment ID, so that a price changed later does not rewrite what was charged.
     """
 
     line: LedgerLine
-    raw_batch_id: str
-    event_id: str
-    usage_by_deployment: Mapping[str, Usage]
-    prices: Mapping[str, PriceSnapshot]
+    position: int
+    raw_batch_id: str | None = None
+    event_id: str | None = None
+    usage_by_deployment: Mapping[str, Usage] = field(default_factory=dict)
+    prices: Mapping[str, PriceSnapshot] = field(default_factory=dict)
+
+
+def charge_id(raw_batch_id: str, position: int) -> str:
+    """The ID of a batch's charge: the same whenever the batch is billed."""
+    return f"{raw_batch_id}.{position}"

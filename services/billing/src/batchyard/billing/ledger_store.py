@@ -1,42 +1,54 @@
-"""The ledger in SQL: entries are added and read, never changed."""
+"""The ledger and the price book in SQL: added to and read, never changed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Row, RowMapping, func, literal, select, tuple_, type_coerce
+from sqlalchemy import ColumnElement, RowMapping, Select, func, literal, or_, select, text, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from batchyard.billing.database import Database
 from batchyard.billing.entry import LedgerEntry
-from batchyard.billing.money import UNITS_PER_WHOLE, from_units
+from batchyard.billing.price_book import PriceVersion, next_version
 from batchyard.billing.tables import ledger_entries as table
+from batchyard.billing.tables import price_versions
 from batchyard.common.contracts.batches import RequestCounts, Usage
-from batchyard.common.contracts.billing import GroupBy, LedgerLine, SpendGroup
+from batchyard.common.contracts.billing import LedgerLine
 
-_DAY = 86_400
 _LAST_SECOND = 2**62
 _INSERT: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+_PRICES_LOCK = 0x70726963
+"""PostgreSQL's advisory lock ("pric"): shared by who bills, alone for who changes the prices."""
+
+
+class PricesMoved(Exception):
+    """A version of the prices was written that whoever computed an entry had not seen."""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which entries of one tenant: raw batch ID, model, and the time of the batches' end (Unix s, `end` exclusive)."""
+    """Which entries: of one tenant or, without it, of all; entry ID, raw batch ID, model, key (ID or alias), and the
+    time of the batches' end (Unix s, `end` exclusive)."""
 
-    tenant: str
+    tenant: str | None
+    teams: tuple[str, ...] | None = None
+    entry_id: str | None = None
     batch_id: str | None = None
     model: str | None = None
+    key: str | None = None
     start: int | None = None
     end: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where an entry stands in a tenant's ledger: by the batch's end (Unix s), then by its own ID."""
+    """Where an entry stands in the ledger: by the batch's end (Unix s), then by its ID and tenant."""
 
     finished_at: int
     entry_id: str
+    tenant: str
 
 
 class LedgerStore:
@@ -47,82 +59,118 @@ class LedgerStore:
         insert = _INSERT[database.dialect](table)
         self._add = insert.on_conflict_do_nothing().returning(table.c.entry_id)
 
-    async def add(self, entry: LedgerEntry) -> bool:
-        """Write `entry`, durably; False when its batch has an entry already, which stays as it was."""
-        async with self._database.writing() as connection:
-            added = await connection.scalar(self._add, _values(entry))
-        return added is not None
+    async def add(self, entries: Sequence[LedgerEntry], version: PriceVersion | None = None) -> bool:
+        """Write the entries of one batch, or one adjustment, durably and all at once; False when the first of them is
+        there already, which stays as it was.
 
-    async def position(self, tenant: str, batch_id: str) -> Position | None:
-        """Where the entry of a batch (raw ID) stands, or None when `tenant` has no such entry."""
-        query = (
-            select(table.c.finished_at, table.c.entry_id)
-            .where(table.c.tenant == tenant, table.c.batch_id == batch_id)
-            .order_by(table.c.finished_at, table.c.entry_id)
-            .limit(1)
+        Raises:
+            PricesMoved: They were computed from `version`, and another one is there by now.
+        """
+        first, *others = entries
+        async with self._database.writing() as connection:
+            if version is not None:
+                await self._lock(connection, "pg_advisory_xact_lock_shared")
+                if await self._newest_number(connection, first.line.finished_at) != version.number:
+                    raise PricesMoved
+            if await connection.scalar(self._add, values_of(first)) is None:
+                return False
+            for entry in others:
+                await connection.execute(table.insert(), values_of(entry))
+        return True
+
+    async def add_prices(self, prices: Mapping[str, Any], now: float) -> PriceVersion | None:
+        """Write a version of the price book, unless the last one says the same. `now` is in Unix seconds."""
+        newest_end = select(table.c.finished_at).order_by(table.c.finished_at.desc()).limit(1)
+        async with self._database.writing() as connection:
+            await self._lock(connection, "pg_advisory_xact_lock")
+            row = (await connection.execute(_versions().limit(1))).mappings().one_or_none()
+            known = None if row is None else PriceVersion(**row)
+            version = next_version(prices, known, await connection.scalar(newest_end), now)
+            if version is not None:
+                columns = {name: getattr(version, name) for name in PriceVersion.__dataclass_fields__}
+                await connection.execute(price_versions.insert(), columns)
+        return version
+
+    async def prices_at(self, moment: int) -> PriceVersion:
+        """The prices that were valid at a Unix second. There must be some."""
+        query = _versions().where(price_versions.c.valid_from <= max(moment, 0)).limit(1)
+        async with self._database.reading() as connection:
+            return PriceVersion(**(await connection.execute(query)).mappings().one())
+
+    async def prices(self, limit: int, after: str | None = None) -> list[PriceVersion]:
+        """At most `limit` versions, newest first, of those before the version `after`."""
+        query = _versions().limit(limit)
+        if after is not None:
+            number = select(price_versions.c.number).where(price_versions.c.version == after).scalar_subquery()
+            query = query.where(price_versions.c.number < number)
+        async with self._database.reading() as connection:
+            return [PriceVersion(**row) for row in (await connection.execute(query)).mappings()]
+
+    async def position(self, tenant: str | None, entry_or_batch_id: str) -> Position | None:
+        """Where an entry stands, the last of a batch (raw ID), or None when `tenant` has no such entry."""
+        named = or_(table.c.entry_id == entry_or_batch_id, table.c.batch_id == entry_or_batch_id)
+        query = select(table.c.finished_at, table.c.entry_id, table.c.tenant).where(
+            *conditions(Selection(tenant)), named
         )
         async with self._database.reading() as connection:
-            row = (await connection.execute(query)).one_or_none()
-        return None if row is None else Position(row.finished_at, row.entry_id)
+            row = (await connection.execute(query.order_by(*_ORDER).limit(1))).one_or_none()
+        return None if row is None else Position(row.finished_at, row.entry_id, row.tenant)
 
     async def page(self, selection: Selection, limit: int, after: Position | None = None) -> list[LedgerEntry]:
         """At most `limit` entries, newest first, from the one that follows `after`."""
-        order = tuple_(table.c.finished_at, table.c.entry_id)
-        query = select(table).where(*_conditions(selection))
+        query = select(table).where(*conditions(selection))
         if after is not None:
-            query = query.where(order < tuple_(literal(after.finished_at), literal(after.entry_id)))
-        query = query.order_by(table.c.finished_at.desc(), table.c.entry_id.desc()).limit(limit)
+            query = query.where(
+                tuple_(*_ORDER) < tuple_(literal(after.finished_at), literal(after.entry_id), literal(after.tenant))
+            )
+        query = query.order_by(*(column.desc() for column in _ORDER)).limit(limit)
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).mappings().all()
-        return [_entry(row) for row in rows]
-
-    async def sums(self, selection: Selection, group_by: GroupBy, currency: str) -> list[SpendGroup]:
-        """The sums of each group's entries in `currency`, in no particular order."""
-        group = _GROUPS[group_by]
-        units = type_coerce(table.c.cost, BigInteger)
-        # Two sums, because SQLite's is an error beyond 64 bits: 922 million of the currency, little in some of them.
-        query = (
-            select(
-                group.label("group"),
-                func.count().label("batches"),
-                func.sum(table.c.requests_completed + table.c.requests_failed).label("requests"),
-                func.sum(table.c.input_tokens).label("input_tokens"),
-                func.sum(table.c.cached_tokens).label("cached_tokens"),
-                func.sum(table.c.output_tokens).label("output_tokens"),
-                func.sum(units // UNITS_PER_WHOLE).label("wholes"),
-                func.sum(units % UNITS_PER_WHOLE).label("units"),
-            )
-            .where(*_conditions(selection), table.c.currency == currency)
-            .group_by(group)
-        )
-        async with self._database.reading() as connection:
-            rows = (await connection.execute(query)).all()
-        return [_group(row, group_by) for row in rows]
+        return [entry_of(row) for row in rows]
 
     async def check(self) -> None:
         """Return when an entry could be written now."""
         async with self._database.writing() as connection:
             await connection.execute(select(table.c.entry_id).limit(1))
 
+    async def _lock(self, connection: AsyncConnection, how: str) -> None:
+        """SQLite has one writer at a time anyway."""
+        if self._database.dialect == "postgresql":
+            await connection.execute(text(f"SELECT {how}(:key)"), {"key": _PRICES_LOCK})
 
-_GROUPS: dict[GroupBy, ColumnElement[Any]] = {
-    "model": table.c.model,
-    "key": table.c.key_alias,
-    "day": table.c.finished_at // _DAY,
-}
+    async def _newest_number(self, connection: AsyncConnection, moment: int) -> int | None:
+        newest = select(func.max(price_versions.c.number)).where(price_versions.c.valid_from <= max(moment, 0))
+        number: int | None = await connection.scalar(newest)
+        return number
 
 
-def _conditions(selection: Selection) -> Sequence[ColumnElement[bool]]:
-    conditions = [table.c.tenant == selection.tenant]
+_ORDER = (table.c.finished_at, table.c.entry_id, table.c.tenant)
+
+
+def _versions() -> Select[Any]:
+    return select(price_versions).order_by(price_versions.c.number.desc())
+
+
+def conditions(selection: Selection) -> list[ColumnElement[bool]]:
+    """What an entry must fulfil."""
+    found: list[ColumnElement[bool]] = []
+    if selection.tenant is not None:
+        found.append(table.c.tenant == selection.tenant)
+    if selection.teams is not None:
+        found.append(table.c.tenant.in_(selection.teams))
+    if selection.entry_id is not None:
+        found.append(table.c.entry_id == selection.entry_id)
     if selection.batch_id is not None:
-        conditions.append(table.c.batch_id == selection.batch_id)
+        found.append(table.c.batch_id == selection.batch_id)
     if selection.model is not None:
-        conditions.append(table.c.model == selection.model)
+        found.append(table.c.model == selection.model)
+    if selection.key is not None:
+        found.append(or_(table.c.key_id == selection.key, table.c.key_alias == selection.key))
     if selection.start is not None:
-        conditions.append(table.c.finished_at >= _second(selection.start))
+        found.append(table.c.finished_at >= _second(selection.start))
     if selection.end is not None:
-        conditions.append(table.c.finished_at < _second(selection.end))
-    return conditions
+        found.append(table.c.finished_at < _second(selection.end))
+    return found
 
 
 def _second(time: int) -> int:
@@ -130,14 +178,14 @@ def _second(time: int) -> int:
     return max(-_LAST_SECOND, min(time, _LAST_SECOND))
 
 
-def _values(entry: LedgerEntry) -> dict[str, Any]:
+def values_of(entry: LedgerEntry) -> dict[str, Any]:
+    """An entry as a row."""
     line = entry.line
     usage = line.usage
     return {
         **{name: getattr(line, name) for name in _SAME},
-        "entry_id": f"{entry.raw_batch_id}.0",
-        "kind": "charge",
-        "position": 0,
+        "entry_id": line.id,
+        "position": entry.position,
         "batch_id": entry.raw_batch_id,
         "public_batch_id": line.batch_id,
         "event_id": entry.event_id,
@@ -148,7 +196,7 @@ def _values(entry: LedgerEntry) -> dict[str, Any]:
         "cached_tokens": usage.input_tokens_details.cached_tokens,
         "output_tokens": usage.output_tokens,
         "reasoning_tokens": usage.output_tokens_details.reasoning_tokens,
-        "busy_microseconds": 0,
+        "busy_microseconds": int(line.busy_seconds.scaleb(6)),
         "usage_by_deployment": {name: used.model_dump() for name, used in entry.usage_by_deployment.items()},
         "prices": {name: dict(prices) for name, prices in entry.prices.items()},
     }
@@ -158,10 +206,13 @@ _SAME = tuple(name for name in LedgerLine.model_fields if name in table.c and na
 """The members of a line that are columns of the same name."""
 
 
-def _entry(row: RowMapping) -> LedgerEntry:
+def entry_of(row: RowMapping) -> LedgerEntry:
+    """The entry in a row."""
     line = LedgerLine(
         **{name: row[name] for name in _SAME},
+        id=row["entry_id"],
         batch_id=row["public_batch_id"],
+        busy_seconds=Decimal(row["busy_microseconds"]).scaleb(-6),
         request_counts=RequestCounts(
             total=row["requests_total"], completed=row["requests_completed"], failed=row["requests_failed"]
         ),
@@ -169,23 +220,9 @@ def _entry(row: RowMapping) -> LedgerEntry:
     )
     return LedgerEntry(
         line=line,
+        position=row["position"],
         raw_batch_id=row["batch_id"],
         event_id=row["event_id"],
         usage_by_deployment={name: Usage(**used) for name, used in row["usage_by_deployment"].items()},
         prices=row["prices"],
-    )
-
-
-def _group(row: Row[Any], group_by: GroupBy) -> SpendGroup:
-    group = row.group
-    if group_by == "day":
-        group = datetime.fromtimestamp(group * _DAY, UTC).date().isoformat()
-    return SpendGroup(
-        group=group,
-        batches=row.batches,
-        requests=int(row.requests),
-        input_tokens=int(row.input_tokens),
-        cached_tokens=int(row.cached_tokens),
-        output_tokens=int(row.output_tokens),
-        cost=from_units(int(row.wholes) * UNITS_PER_WHOLE + int(row.units)),
     )

@@ -1,10 +1,11 @@
 """The ledger's table and the types of its columns, the same in SQLite and PostgreSQL."""
 
+from collections.abc import Mapping
 from decimal import Decimal
 
 from sqlalchemy import JSON, BigInteger, Column, Dialect, Index, MetaData, Table, Text, TypeDecorator
 
-from batchyard.billing.money import from_units, to_units
+from batchyard.common.money import from_units, to_units
 
 metadata = MetaData(
     naming_convention={
@@ -51,6 +52,19 @@ class Word(TypeDecorator[str]):
         return None if value is None else value.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
+class Words(TypeDecorator[Mapping[str, str]]):
+    """Pairs of text that came from outside, without U+0000: PostgreSQL would keep it in JSON, and then fail to look."""
+
+    impl = JSON(none_as_null=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: Mapping[str, str] | None, _dialect: Dialect) -> dict[str, str] | None:
+        if value is None:
+            return None
+        shown = "\N{REPLACEMENT CHARACTER}"
+        return {name.replace("\0", shown): text.replace("\0", shown) for name, text in value.items()}
+
+
 # Times are Unix seconds. `batch_id` is the raw ID; `usage_by_deployment` and `prices` are keyed by deployment ID. An
 # entry is a `charge`, at its position among those of its batch, or an `adjustment`, which has an author and a reason.
 ledger_entries = Table(
@@ -86,7 +100,7 @@ ledger_entries = Table(
     Column("batch_created_at", BigInteger),
     Column("finished_at", BigInteger, nullable=False),
     Column("recorded_at", BigInteger, nullable=False),
-    Column("metadata", JSON(none_as_null=True)),
+    Column("metadata", Words),
     Column("usage_by_deployment", JSON, nullable=False),
     Column("prices", JSON, nullable=False),
     Column("reason", Word),

@@ -13,8 +13,8 @@ PARAMS = _words(
     api_version aws_access_key_id aws_region_name aws_secret_access_key azure_ad_token
     configurable_clientside_auth_params cooldown_time custom_llm_provider default_api_key_rpm_limit
     default_api_key_tpm_limit drop_params extra_body extra_headers fallbacks guardrails headers
-    input_cost_per_second litellm_credential_name max_budget max_completion_tokens max_file_size_mb max_retries
-    max_tokens merge_reasoning_content_in_choices mock_response num_retries organization output_cost_per_second
+    litellm_credential_name max_budget max_completion_tokens max_file_size_mb max_retries
+    max_tokens merge_reasoning_content_in_choices mock_response num_retries organization
     presence_penalty project region_name stop stream stream_timeout tags temperature top_p use_in_pass_through
     use_litellm_proxy user vertex_credentials vertex_location vertex_project
     """

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from decimal import Decimal, localcontext
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -161,8 +162,19 @@ def _deployment(entry: ModelEntry, base_url: str, environ: Mapping[str, str]) ->
             cached=params.cache_read_input_token_cost,
             batch_input=params.input_cost_per_token_batches,
             batch_output=params.output_cost_per_token_batches,
+            batch_cached=params.cache_read_input_token_cost_batches,
+            second=_sum(params.input_cost_per_second, params.output_cost_per_second),
+            gpu_hour=entry.model_info.cost_per_gpu_hour,
+            gpus=entry.model_info.gpus,
         ),
     )
+
+
+def _sum(one: Decimal | None, other: Decimal | None) -> Decimal | None:
+    if one is None or other is None:
+        return other if one is None else one
+    with localcontext(prec=1000):
+        return one + other
 
 
 def _check_deployments(config: Config, problems: _Problems) -> None:

@@ -24,9 +24,10 @@ class BatchMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Prices per token, in the configuration's currency. None: not priced.
+    """Prices, in the configuration's currency: of a token, a second of busy time, an hour of one GPU. None: not priced.
 
-    The `batch_*` prices are for batches and go before the others; without them the discount applies.
+    The `batch_*` prices are for batches and go before the others; without them the discount applies. A deployment runs
+    on so many `gpus`.
     """
 
     input: Decimal | None = None
@@ -34,6 +35,10 @@ class Price:
     cached: Decimal | None = None
     batch_input: Decimal | None = None
     batch_output: Decimal | None = None
+    batch_cached: Decimal | None = None
+    second: Decimal | None = None
+    gpu_hour: Decimal | None = None
+    gpus: int = 1
 
 
 @dataclass(frozen=True, slots=True)

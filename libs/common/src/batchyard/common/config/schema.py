@@ -103,6 +103,13 @@ class LiteLLMParams(Section):
     output_cost_per_token_batches: Decimal | None = Field(
         default=None, ge=0, description="price of a generated token in a batch; likewise"
     )
+    cache_read_input_token_cost_batches: Decimal | None = Field(
+        default=None, ge=0, description="price of a prompt token in a batch that came from the prefix cache; likewise"
+    )
+    input_cost_per_second: Decimal | None = Field(
+        default=None, ge=0, description="price of a second of the batch's share of the server's time"
+    )
+    output_cost_per_second: Decimal | None = Field(default=None, ge=0, description="the same; both are added up")
 
     @field_validator("api_base")
     @classmethod
@@ -137,6 +144,10 @@ class ModelInfo(Section):
         description="sent with every request that has none, for a server that runs with "
         "`--scheduling-policy priority`: there the lowest goes first, and people's requests have 0",
     )
+    cost_per_gpu_hour: Decimal | None = Field(
+        default=None, ge=0, description="price of an hour of one GPU, paid for the batch's share of the server's time"
+    )
+    gpus: int = Field(default=1, ge=1, le=100_000, description="how many GPUs the server runs on")
     mode: str | None = Field(default=None, description="read for LiteLLM's sake; vLLM itself knows what it can do")
 
 

@@ -12,6 +12,8 @@ from pydantic import Field
 from batchyard.common.contracts.base import Contract
 
 DEFAULT_TENANT = "default"
+ALL_TENANTS = "*"
+"""The tenant of commands that concern all teams: whoever may send those administrates. No team has this ID."""
 
 
 class Limits(Contract):

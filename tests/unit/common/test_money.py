@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchyard.billing.money import MOST, UNIT, from_units, rounded, to_units
+from batchyard.common.money import MOST, UNIT, from_units, rounded, to_units
 
 
 @given(st.integers(0, 2**63 - 1))

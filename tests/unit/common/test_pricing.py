@@ -1,5 +1,6 @@
 """What a batch costs."""
 
+from collections.abc import Mapping
 from decimal import Decimal
 from fractions import Fraction
 
@@ -8,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit.billing.ends import deployment
 
-from batchyard.billing.money import UNIT
-from batchyard.billing.pricing import Rates, cost_of, price_batch, rates_of
 from batchyard.common.config import ANY_MODEL, Config, Price
-from batchyard.common.contracts.batches import Usage
+from batchyard.common.contracts.batches import Usage, Work
+from batchyard.common.money import UNIT
+from batchyard.common.pricing import Priced, Rates, cost_of, price_batch, rates_of
 
 
 def d(text: str) -> Decimal:
@@ -21,18 +22,27 @@ def d(text: str) -> Decimal:
 HALF = d("0.5")
 
 
+def priced_as_one(used: Mapping[str, Usage], model: str | None, config: Config) -> Priced:
+    """The price of a batch of one model."""
+    (priced,) = price_batch((Work(deployment=name, usage=usage) for name, usage in used.items()), model, config)
+    return priced
+
+
 @pytest.mark.parametrize(
     ("price", "discount", "rates"),
     [
         pytest.param(Price(), HALF, Rates(), id="nothing is priced"),
         pytest.param(Price(input=d("2"), output=d("4")), d("0"), Rates(d("2"), d("2"), d("4")), id="no discount"),
         pytest.param(
-            Price(input=d("2"), output=d("4")), HALF, Rates(d("1"), d("1"), d("2"), HALF), id="the discount applies"
+            Price(input=d("2"), output=d("4")),
+            HALF,
+            Rates(d("1"), d("1"), d("2"), discount=HALF),
+            id="the discount applies",
         ),
         pytest.param(
             Price(input=d("2"), output=d("4"), cached=d("0.2")),
             HALF,
-            Rates(d("1"), d("0.1"), d("2"), HALF),
+            Rates(d("1"), d("0.1"), d("2"), discount=HALF),
             id="cached input has its own price, discounted",
         ),
         pytest.param(
@@ -44,16 +54,28 @@ HALF = d("0.5")
         pytest.param(
             Price(input=d("2"), output=d("4"), batch_input=d("1.5")),
             HALF,
-            Rates(d("1.5"), d("1.5"), d("2"), HALF),
+            Rates(d("1.5"), d("1.5"), d("2"), discount=HALF),
             id="one batch price, the other discounted",
         ),
         pytest.param(
             Price(cached=d("2"), batch_input=d("1.5"), batch_output=d("3")),
             HALF,
-            Rates(d("1.5"), d("1"), d("3"), HALF),
-            id="a cached price is never one for batches",
+            Rates(d("1.5"), d("1"), d("3"), discount=HALF),
+            id="a cached price that is not for batches is discounted",
         ),
-        pytest.param(Price(input=d("2")), d("1"), Rates(d("0"), d("0"), None, d("1")), id="a discount of all"),
+        pytest.param(
+            Price(cached=d("2"), batch_cached=d("1.8"), batch_input=d("3"), batch_output=d("3")),
+            HALF,
+            Rates(d("3"), d("1.8"), d("3")),
+            id="a cached price for batches",
+        ),
+        pytest.param(
+            Price(input=d("2"), second=d("0.25"), gpu_hour=d("1.2"), gpus=8),
+            HALF,
+            Rates(d("1"), d("1"), None, d("0.25"), d("9.6"), HALF),
+            id="time is not discounted",
+        ),
+        pytest.param(Price(input=d("2")), d("1"), Rates(d("0"), d("0"), None, discount=d("1")), id="a discount of all"),
     ],
 )
 def test_rates(price: Price, discount: Decimal, rates: Rates) -> None:
@@ -82,7 +104,7 @@ def test_what_has_no_price_costs_nothing() -> None:
 def test_each_deployment_has_its_own_price_and_the_row_then_shows_none() -> None:
     config = Config(deployments=(deployment("one", Price(d("1"), d("2"))), deployment("two", Price(d("3"), d("4")))))
     used = {"one": Usage.of(1, 0, 1, 0), "two": Usage.of(1, 0, 1, 0)}
-    priced = price_batch(used, "llama", config)
+    priced = priced_as_one(used, "llama", config)
     assert priced.cost == d("10")
     assert priced.rates is None
     assert [charge.rates.input for charge in priced.charges] == [d("1"), d("3")]
@@ -96,27 +118,27 @@ def test_equal_prices_are_shown() -> None:
         ),
         batch_discount=HALF,
     )
-    priced = price_batch({"one": Usage.of(1, 0, 0, 0), "two": Usage.of(1, 0, 0, 0)}, "llama", config)
+    priced = priced_as_one({"one": Usage.of(1, 0, 0, 0), "two": Usage.of(1, 0, 0, 0)}, "llama", config)
     assert priced.rates is not None
     assert (priced.rates.input, priced.rates.output, priced.discount) == (HALF, d("1"), HALF)
 
 
 def test_a_deployment_that_left_is_priced_as_the_first_of_its_pool() -> None:
     config = Config(deployments=(deployment("x", pool="other"), deployment("one", Price(d("1"), d("2")))))
-    charge = price_batch({"gone": Usage.of(5, 0, 0, 0)}, "llama", config).charges[0]
-    assert (charge.priced_as, charge.cost) == ("one", d("5"))
+    charge = priced_as_one({"gone": Usage.of(5, 0, 0, 0)}, "llama", config).charges[0]
+    assert (charge.priced_as, charge.cost) == ("one", Fraction(5))
 
 
 @pytest.mark.parametrize("model", [None, "unheard-of"])
 def test_a_deployment_without_a_pool_costs_nothing(model: str | None) -> None:
     config = Config(deployments=(deployment("one"),))
-    charge = price_batch({"gone": Usage.of(5, 0, 0, 0)}, model, config).charges[0]
-    assert (charge.priced_as, charge.cost, charge.unpriced) == (None, d("0"), True)
+    charge = priced_as_one({"gone": Usage.of(5, 0, 0, 0)}, model, config).charges[0]
+    assert (charge.priced_as, charge.cost, charge.unpriced) == (None, Fraction(0), True)
 
 
 def test_a_fleet_that_takes_any_model_prices_any_model() -> None:
     config = Config(deployments=(deployment("one", Price(d("1")), pool=ANY_MODEL),))
-    assert price_batch({"gone": Usage.of(5, 0, 0, 0)}, "unheard-of", config).cost == d("5")
+    assert priced_as_one({"gone": Usage.of(5, 0, 0, 0)}, "unheard-of", config).cost == d("5")
 
 
 @pytest.mark.parametrize(
@@ -131,13 +153,44 @@ def test_a_fleet_that_takes_any_model_prices_any_model() -> None:
 )
 def test_tokens_without_a_price_are_told(price: Price, usage: Usage, unpriced: bool) -> None:
     config = Config(deployments=(deployment("one", price),))
-    assert price_batch({"one": usage}, "llama", config).charges[0].unpriced is unpriced
+    assert priced_as_one({"one": usage}, "llama", config).charges[0].unpriced is unpriced
 
 
 def test_nothing_used_costs_nothing() -> None:
-    priced = price_batch({}, "llama", Config())
+    priced = priced_as_one({}, "llama", Config())
     assert priced.rates is None
     assert priced.cost == priced.discount == 0
+
+
+def test_time_is_paid_for_by_the_microsecond() -> None:
+    rates = Rates(second=d("0.5"), hour=d("7"))
+    assert cost_of(Usage.of(10, 0, 10, 0), rates, 3_600_000_001) == Fraction(3_600_000_001, 10**6) * (
+        Fraction(1, 2) + Fraction(7, 3600)
+    )
+
+
+@pytest.mark.parametrize(("busy", "unpriced"), [(5, False), (0, True)])
+def test_a_price_by_time_is_none_for_work_whose_time_is_not_known(busy: int, unpriced: bool) -> None:
+    config = Config(deployments=(deployment("one", Price(gpu_hour=d("2"))),))
+    work = Work(deployment="one", usage=Usage.of(1, 0, 1, 0), busy_microseconds=busy)
+    assert price_batch([work], "llama", config)[0].charges[0].unpriced is unpriced
+
+
+def test_each_model_of_a_batch_has_its_price() -> None:
+    config = Config(
+        deployments=(deployment("one", Price(d("1")), pool="a"), deployment("two", Price(d("3")), pool="b"))
+    )
+    used = Usage.of(2, 0, 0, 0)
+    work = [
+        Work(model="b", deployment="two", completed=1, usage=used),
+        Work(model="a", deployment="one", completed=2, usage=used),
+        Work(model="b", failed=4),
+    ]
+    priced = price_batch(work, None, config)
+    assert [(one.model, one.completed, one.failed, one.cost) for one in priced] == [
+        ("a", 2, 0, d("2")),
+        ("b", 1, 4, d("6")),
+    ]
 
 
 amounts = st.one_of(st.none(), st.decimals(0, 1, allow_nan=False, places=14))
@@ -169,7 +222,7 @@ def test_a_batch_costs_the_exact_sum_to_the_nearest_unit(
     first: Price, second: Price, discount: Decimal, one: Usage, two: Usage
 ) -> None:
     config = Config(deployments=(deployment("one", first), deployment("two", second)), batch_discount=discount)
-    priced = price_batch({"one": one, "two": two}, "llama", config)
+    priced = priced_as_one({"one": one, "two": two}, "llama", config)
     exact = sum(_exact_cost(price, discount, usage) for price, usage in ((first, one), (second, two)))
     assert abs(Fraction(priced.cost) - exact) <= Fraction(UNIT) / 2
 
