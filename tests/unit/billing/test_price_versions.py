@@ -15,6 +15,7 @@ from batchyard.billing.ledger_store import LedgerStore
 from batchyard.billing.price_book import PriceVersion, config_of, digest_of, document_of, next_version
 from batchyard.common.clock import ManualClock
 from batchyard.common.config import Alias, Config, Price
+from batchyard.common.contracts.access import ALL_TENANTS
 from batchyard.common.contracts.batches import Usage
 from batchyard.common.contracts.billing import GetSpend, ListPrices
 
@@ -76,13 +77,13 @@ async def test_a_late_event_is_priced_as_of_its_end(store: LedgerStore) -> None:
         assert await ledger.record(ended(at=at, used=USED)) is Outcome.RECORDED
     newest, middle, oldest = (await spend_of(ledger).logs("team-a", GetSpend())).data
     assert (oldest.cost, middle.cost, newest.cost) == (Decimal(1), Decimal(1), Decimal("0.00000375"))
-    listed = (await spend_of(ledger).prices("team-a", ListPrices())).data
+    listed = (await spend_of(ledger).prices(ALL_TENANTS, ListPrices())).data
     assert [version.version for version in listed] == [newest.price_version, oldest.price_version]
     assert listed[0].valid_from == FINISHED_AT + 111
     assert [version.prices["deployments"][0].get("output") for version in listed] == ["0.000006", "1"]
-    page = await spend_of(ledger).prices("team-a", ListPrices(limit=1))
+    page = await spend_of(ledger).prices(ALL_TENANTS, ListPrices(limit=1))
     assert page.has_more
-    assert (await spend_of(ledger).prices("team-a", ListPrices(after=listed[0].version))).data == listed[1:]
+    assert (await spend_of(ledger).prices(ALL_TENANTS, ListPrices(after=listed[0].version))).data == listed[1:]
 
 
 async def test_replicas_with_the_same_prices_write_one_version(database_url: URL) -> None:

@@ -14,7 +14,7 @@ from batchyard.common.contracts.access import ALL_TENANTS
 from batchyard.common.contracts.batches import RequestCounts, Usage, Work
 from batchyard.common.contracts.billing import AdjustSpend, GetSpend, SummarizeSpend
 from batchyard.common.contracts.events import BatchEvent
-from batchyard.common.errors import Conflict, InvalidRequest, NotFound
+from batchyard.common.errors import Conflict, NotFound, PermissionDenied
 
 COST = Decimal("0.00078")
 FIX = AdjustSpend(adjustment_id="a1", team="team-a", amount=Decimal("-0.0005"), reason="an outage", author="ops")
@@ -167,7 +167,7 @@ async def test_a_correction_sent_again_is_one(ledger: Ledger) -> None:
 
 
 async def test_nobody_corrects_what_they_are_charged_themselves(ledger: Ledger) -> None:
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(PermissionDenied):
         await spend_of(ledger).adjust("team-a", FIX)
     assert (await spend_of(ledger).logs("team-a", GetSpend())).data == []
 

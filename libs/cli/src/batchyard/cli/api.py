@@ -1,17 +1,18 @@
 """The few calls to Batchyard's HTTP API that the commands make, as any client would."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from uuid import uuid4
 
 import httpx
 
 from batchyard.cli.failures import Failure
 from batchyard.common.contracts.batches import Batch, BatchValidation
-from batchyard.common.contracts.billing import LedgerLine, LedgerPage
+from batchyard.common.contracts.billing import LedgerLine, LedgerPage, SpendReport
 from batchyard.common.contracts.files import File
 
 _TIMEOUT = httpx.Timeout(10.0, read=60.0, write=60.0)
@@ -76,6 +77,31 @@ class Api:
         answer = await self._call("GET", "/spend/logs", params={"batch_id": batch_id})
         page = LedgerPage.model_validate_json(answer)
         return page.data[0] if page.data else None
+
+    async def logs(self, query: Mapping[str, Any]) -> LedgerPage:
+        """A page of the ledger, newest first."""
+        return LedgerPage.model_validate_json(await self._call("GET", "/spend/logs", params=query))
+
+    async def report(self, query: Mapping[str, Any]) -> SpendReport:
+        """A page of sums."""
+        return SpendReport.model_validate_json(await self._call("GET", "/global/spend/report", params=query))
+
+    async def adjust(self, body: Mapping[str, Any]) -> LedgerLine:
+        """Correct what a team was charged."""
+        headers = {"idempotency-key": uuid4().hex}
+        return LedgerLine.model_validate_json(
+            await self._call("POST", "/spend/adjustments", json=body, headers=headers)
+        )
+
+    async def stream(self, path: str, query: Mapping[str, Any]) -> AsyncIterator[bytes]:
+        """The bytes of an answer, as they come."""
+        with told("GET", path):
+            async with self._http.stream("GET", path, params=query) as answer:
+                if answer.is_error:
+                    await answer.aread()
+                    refuse_errors(answer)
+                async for chunk in answer.aiter_bytes():
+                    yield chunk
 
     async def download(self, file_id: str, target: Path) -> None:
         """Write a file's content to `target`."""

@@ -37,6 +37,14 @@ class NatsServer:
         self._write_config(port)
         return Nats(f"nats://127.0.0.1:{port}", self._token)
 
+    def running(self) -> Nats | None:
+        """Where a server that was started by another process listens; None when there is none."""
+        port = self._announced_port()
+        try:
+            return None if port is None else Nats(f"nats://127.0.0.1:{port}", (self._directory / "token").read_text())
+        except OSError:
+            return None
+
     def _announced_port(self) -> int | None:
         for path in self._directory.glob("*.ports"):
             try:

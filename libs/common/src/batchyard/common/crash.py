@@ -46,6 +46,8 @@ POINTS = (
     "shard.abandoned",  # cancel: the first of several abandoned shards is settled
     "key.written",  # generate: the key is there, its secret is not told
     "key.rotated",  # regenerate: the old secret is about to end, the new one is not told
+    "rebuild.added",  # rebuild: the entries of one batch that were missing are added
+    "rebuild.corrected",  # rebuild: one entry that came out otherwise is corrected
     "entry.committed",  # bill: the entry is in the ledger, the event is not acknowledged
 )
 

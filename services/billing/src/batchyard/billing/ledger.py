@@ -40,14 +40,15 @@ class Ledger:
         store: Where the entries and the versions of the prices are kept.
         config: The prices in force, and the currency.
         clock: Tells when an entry was recorded.
+        keeps_prices: Whether the prices are written down; otherwise those of the store count, and no others.
     """
 
-    def __init__(self, store: LedgerStore, config: Config, clock: Clock) -> None:
+    def __init__(self, store: LedgerStore, config: Config, clock: Clock, *, keeps_prices: bool = True) -> None:
         self._store = store
         self._config = config
         self._clock = clock
         self._changed = asyncio.Event()
-        self._is_written = False
+        self._is_written = not keeps_prices
         self._books: dict[str, Config] = {}
         self._warned: set[tuple[str, str]] = set()
 

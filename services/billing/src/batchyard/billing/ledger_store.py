@@ -1,7 +1,7 @@
 """The ledger and the price book in SQL: added to and read, never changed."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any
 
@@ -18,6 +18,7 @@ from batchyard.common.contracts.batches import RequestCounts, Usage
 from batchyard.common.contracts.billing import LedgerLine
 
 _LAST_SECOND = 2**62
+_AT_ONCE = 1000
 _INSERT: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 _PRICES_LOCK = 0x70726963
 """PostgreSQL's advisory lock ("pric"): shared by who bills, alone for who changes the prices."""
@@ -87,8 +88,7 @@ class LedgerStore:
             known = None if row is None else PriceVersion(**row)
             version = next_version(prices, known, await connection.scalar(newest_end), now)
             if version is not None:
-                columns = {name: getattr(version, name) for name in PriceVersion.__dataclass_fields__}
-                await connection.execute(price_versions.insert(), columns)
+                await connection.execute(price_versions.insert(), _columns(version))
         return version
 
     async def prices_at(self, moment: int) -> PriceVersion:
@@ -128,6 +128,43 @@ class LedgerStore:
             rows = (await connection.execute(query)).mappings().all()
         return [entry_of(row) for row in rows]
 
+    async def all(self) -> AsyncIterator[LedgerEntry]:
+        """Every entry of every tenant, a thousand at a time; what is added meanwhile may be among them or not."""
+        key = (table.c.tenant, table.c.entry_id)
+        query = select(table).order_by(*key).limit(_AT_ONCE)
+        last: tuple[str, str] | None = None
+        while True:
+            following = query if last is None else query.where(tuple_(*key) > tuple_(*map(literal, last)))
+            async with self._database.reading() as connection:
+                rows = (await connection.execute(following)).mappings().all()
+            for row in rows:
+                yield entry_of(row)
+            if len(rows) < _AT_ONCE:
+                return
+            last = rows[-1]["tenant"], rows[-1]["entry_id"]
+
+    async def entry(self, tenant: str, entry_id: str) -> LedgerEntry | None:
+        found = await self.page(Selection(tenant, entry_id=entry_id), 1)
+        return found[0] if found else None
+
+    async def of_batch(self, tenant: str, batch_id: str) -> list[LedgerEntry]:
+        """All that concerns a batch (raw ID)."""
+        query = select(table).where(*conditions(Selection(tenant, batch_id=batch_id)))
+        async with self._database.reading() as connection:
+            return [entry_of(row) for row in (await connection.execute(query)).mappings()]
+
+    async def all_prices(self) -> list[PriceVersion]:
+        """Every version, oldest first."""
+        query = select(price_versions).order_by(price_versions.c.number)
+        async with self._database.reading() as connection:
+            return [PriceVersion(**row) for row in (await connection.execute(query)).mappings()]
+
+    async def copy_prices(self, versions: Sequence[PriceVersion]) -> None:
+        """Take over the price book of another ledger."""
+        async with self._database.writing() as connection:
+            for version in versions:
+                await connection.execute(price_versions.insert(), _columns(version))
+
     async def check(self) -> None:
         """Return when an entry could be written now."""
         async with self._database.writing() as connection:
@@ -145,6 +182,10 @@ class LedgerStore:
 
 
 _ORDER = (table.c.finished_at, table.c.entry_id, table.c.tenant)
+
+
+def _columns(version: PriceVersion) -> dict[str, Any]:
+    return {field.name: getattr(version, field.name) for field in fields(version)}
 
 
 def _versions() -> Select[Any]:

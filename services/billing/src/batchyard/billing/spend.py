@@ -18,7 +18,7 @@ from batchyard.common.contracts.billing import (
     SpendReport,
     SummarizeSpend,
 )
-from batchyard.common.errors import Conflict, InvalidRequest, NotFound
+from batchyard.common.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
 from batchyard.common.ids import decode_id
 from batchyard.common.logs import get_logger
 from batchyard.common.paging import fitting
@@ -65,8 +65,10 @@ class Spend:
             has_more=len(groups) > len(page),
         )
 
-    async def prices(self, _tenant: str, command: ListPrices) -> PricesPage:
-        """A page of the versions of the price book."""
+    async def prices(self, tenant: str, command: ListPrices) -> PricesPage:
+        """A page of the versions of the price book, which name every model and server. Raises PermissionDenied."""
+        if tenant != ALL_TENANTS:
+            raise PermissionDenied("Only whoever runs Batchyard may see its price book.")
         await self._ledger.write_prices()
         found = await self._store.prices(command.limit + 1, command.after)
         page = fitting(
@@ -84,12 +86,12 @@ class Spend:
         """Write a correction, once however often it is sent.
 
         Raises:
-            InvalidRequest: Not sent for all tenants: nobody corrects what they are charged themselves.
+            PermissionDenied: Not sent for all tenants: nobody corrects what they are charged themselves.
             NotFound: The team was not charged for the batch.
             Conflict: The ID stands for another correction.
         """
         if tenant != ALL_TENANTS:
-            raise InvalidRequest("Only who administrates all teams may correct what one is charged.", param="team")
+            raise PermissionDenied("Only whoever runs Batchyard may correct what a team is charged.")
         entry = await self._adjustment(command)
         if await self._store.add([entry]):
             _log.info("ledger.adjusted", tenant=command.team, entry=entry.line.id, batch=entry.raw_batch_id)

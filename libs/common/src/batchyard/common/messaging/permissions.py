@@ -119,7 +119,7 @@ def service_permissions(service: str) -> Permissions:
         GATEWAY: ([subjects.command_filter()], []),
         FILE_STORE: ([], []),
         BATCH_RUNNER: (list(_runner_publishes()), [subjects.ALL_CONTROL]),
-        BILLING: (list(_consumes(EVENTS, BILLING_CONSUMER)), []),
+        BILLING: ([*_consumes(EVENTS, BILLING_CONSUMER), f"{_API}.STREAM.MSG.GET.{EVENTS}"], []),
     }[service]
     commands = list(_commands_of(service))
     if commands:

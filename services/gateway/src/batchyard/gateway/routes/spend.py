@@ -104,7 +104,7 @@ async def get_prices(
     after: Annotated[str | None, Query(description="The version after which the page begins")] = None,
 ) -> PricesPage:
     """The versions of the price book, newest first. An entry of the ledger names the one it was priced by."""
-    return await caller.call(ListPrices(limit=limit, after=after or None))
+    return await caller.gateway.commands.call(ALL_TENANTS, ListPrices(limit=limit, after=after or None))
 
 
 @router.post("/spend/adjustments", openapi_extra=json_body(AdjustmentRequest), responses=refusals(404, 409))
