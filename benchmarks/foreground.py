@@ -28,7 +28,7 @@ LATENCY = 1.0
 FIXED = 128
 BURST, EVERY, OVER = 12, 5.0, 0.5  # requests, seconds from one burst to the next, seconds in which they come
 WARM_UP = 10.0
-WINDOW = 2.0  # seconds over which the batch's speed is drawn
+WINDOW = 2 * LATENCY  # seconds over which the batch's speed is drawn
 
 
 @dataclass
@@ -57,11 +57,11 @@ class Outcome:
         return [(burst * EVERY, latency) for burst, latency in sorted(slowest.items())]
 
     def speed(self) -> list[Point]:
-        """The batch's lines per second, over a window that moves along."""
+        """The batch's lines per second, over a window that moves along: whole seconds, since answers come in waves."""
         points = []
-        for number, (at, done) in enumerate(self.answered):
-            since, before = next(seen for seen in self.answered[: number + 1] if seen[0] >= at - WINDOW)
-            if at > since:
+        for at, done in self.answered:
+            since, before = min(self.answered, key=lambda seen: abs(seen[0] - (at - WINDOW)))
+            if at - since > WINDOW / 2:
                 points.append((at, (done - before) / (at - since)))
         return points
 
