@@ -2,10 +2,12 @@
 
     .venv/bin/python benchmarks/prefix_cache.py --vllm http://127.0.0.1:8000 [--lines 400]
     .venv/bin/python benchmarks/prefix_cache.py --simulators 2 [--lines 4000] [--cache-blocks 400]
+    .venv/bin/python benchmarks/prefix_cache.py --simulators 2 --inputs shared --affinity --prefixes 400
 
 Two inputs: lines that begin with one of several system prompts, shuffled, and lines that have nothing in common. Each
-is run with the order and without it. Prints what the servers say about their cache, and lines per second. Each run has
-words of its own, so that none profits by another one's cache.
+is run with the order and without it; with `--affinity` also with the order alone, lines that begin alike going to any
+server. Prints what the servers say about their cache, and lines per second. Each run has words of its own, so that none
+profits by another one's cache.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import random
 import tempfile
 import time
 from contextlib import AsyncExitStack
+from enum import StrEnum
 from pathlib import Path
 
 import httpx
@@ -26,6 +29,14 @@ from batchyard.vllm_sim.testing import running_sim
 
 MODEL = "my-vllm-model"
 ENDED = {"completed", "failed", "expired", "cancelled"}
+
+
+class How(StrEnum):
+    AS_THEY_COME = "as they come"
+    SORTED_ALONE = "sorted, no affinity"
+    ARRANGED = "arranged"
+
+
 WORDS = "the a of in sea rock wind door light paper green seven under before call send keep".split()  # noqa: SIM905
 
 
@@ -82,8 +93,8 @@ async def run(stack: RunningStack, content: bytes) -> float:
         return time.perf_counter() - began
 
 
-async def measure(options: argparse.Namespace, servers: list[str], served: str, *, shared: bool, arrange: bool) -> None:
-    content = input_lines(options, random.Random(options.seed + 2 * shared + arrange), shared=shared)
+async def measure(options: argparse.Namespace, servers: list[str], served: str, *, shared: bool, how: How) -> None:
+    content = input_lines(options, random.Random(f"{options.seed} {shared} {how}"), shared=shared)
     with tempfile.TemporaryDirectory() as directory:
         config = Path(directory) / "config.json"
         entries = [
@@ -99,7 +110,8 @@ async def measure(options: argparse.Namespace, servers: list[str], served: str, 
         ]
         config.write_text(json.dumps({"model_list": entries}))
         environment = {
-            "BATCHYARD_ARRANGE_PREFIXES": str(arrange),
+            "BATCHYARD_ARRANGE_PREFIXES": str(how is not How.AS_THEY_COME),
+            "BATCHYARD_PREFIX_AFFINITY": str(how is not How.SORTED_ALONE),
             "BATCHYARD_SHARD_LINES": str(options.shard_lines),
             "BATCHYARD_SHARD_BYTES": str(options.shard_bytes),
         }
@@ -110,7 +122,7 @@ async def measure(options: argparse.Namespace, servers: list[str], served: str, 
     queries = sum(now[0] - was[0] for was, now in zip(before, after, strict=True))
     hits = sum(now[1] - was[1] for was, now in zip(before, after, strict=True))
     print(
-        f"{'shared' if shared else 'no'} beginnings, {'arranged' if arrange else 'as they come'}:".ljust(34),
+        f"{'shared' if shared else 'no'} beginnings, {how}:".ljust(42),
         f"{hits / queries:6.1%} of {queries:,.0f} prompt tokens cached, {options.lines / seconds:7,.1f} lines/s,",
         f"load {os.getloadavg()[0]:.1f}",
         flush=True,
@@ -131,6 +143,7 @@ async def main() -> None:
     parser.add_argument("--shard-lines", type=int, default=500)
     parser.add_argument("--shard-bytes", type=int, default=4 * 2**20)
     parser.add_argument("--inputs", nargs="+", choices=("shared", "unshared"), default=("shared", "unshared"))
+    parser.add_argument("--affinity", action="store_true", help="measure the order without the affinity as well")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()
     async with AsyncExitStack() as exits:
@@ -142,8 +155,9 @@ async def main() -> None:
         async with httpx.AsyncClient(trust_env=False) as http:
             served = (await http.get(f"{servers[0]}/v1/models")).json()["data"][0]["id"]
         for kind in options.inputs:
-            for arrange in (False, True):
-                await measure(options, servers, served, shared=kind == "shared", arrange=arrange)
+            for how in How:
+                if how is not How.SORTED_ALONE or options.affinity:
+                    await measure(options, servers, served, shared=kind == "shared", how=how)
 
 
 if __name__ == "__main__":

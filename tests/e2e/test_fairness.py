@@ -40,3 +40,26 @@ async def test_a_small_batch_behind_a_large_one_takes_about_twice_its_time_alone
     large = await system.call("GET", f"/batches/{large['id']}")
     assert large["status"] == "in_progress"
     assert large["request_counts"]["completed"] < LARGE / 2
+
+
+@pytest.mark.scale
+@pytest.mark.timeout(240)
+async def test_a_hundred_lines_behind_fifty_thousand_take_less_than_twice_their_time_alone(yard: Yard) -> None:
+    """Both times are taken in one run, the second time anew if the machine had something else to do."""
+    sim = await yard.sim(base_latency=0.3)
+    system = await yard.system(
+        sim.url.removesuffix("/v1"), max_parallel_requests=IN_FLIGHT, head_start=HEAD_START, shutdown_grace=0
+    )
+    alone = await seconds_of_a_small_batch(system, "alone")
+    large = await system.submit(lines("large", 50_000))
+    await system.until(large["id"], lambda batch: batch["request_counts"]["completed"] >= HEAD_START * 1.5)
+    beside = await seconds_of_a_small_batch(system, "beside")
+    if beside > 2 * alone:
+        await system.call("POST", f"/batches/{large['id']}/cancel")
+        await system.ended(large["id"])
+        alone = await seconds_of_a_small_batch(system, "alone again")
+        large = await system.submit(lines("larger", 50_000))
+        await system.until(large["id"], lambda batch: batch["request_counts"]["completed"] >= HEAD_START * 1.5)
+        beside = await seconds_of_a_small_batch(system, "beside again")
+    assert beside <= 2 * alone
+    assert (await system.call("GET", f"/batches/{large['id']}"))["status"] == "in_progress"

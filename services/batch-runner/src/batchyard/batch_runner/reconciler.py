@@ -105,6 +105,7 @@ class Reconciler:
         """Follow the records. The watch is opened anew now and then: a lost one would be silent."""
         while True:
             try:
+                self._standings.renew()
                 async with asyncio.timeout(_RESYNC_SECONDS):
                     async for change in self._store.records.watch():
                         self._note(change)

@@ -173,8 +173,10 @@ class ShardRun:
         jobs = [job async for job in self._jobs() if job.line not in self._tally]
         if not jobs or self.stopped:
             return
-        up = [member.deployment for member in pool.members if not member.down]
-        queue = LineQueue(jobs, up, arrange=self._settings.arrange_prefixes)
+        homes = [member.deployment for member in pool.members if not member.down]
+        if not self._settings.prefix_affinity:
+            homes = []
+        queue = LineQueue(jobs, homes, arrange=self._settings.arrange_prefixes)
         workers = [asyncio.create_task(self._work(queue, attempts, pool)) for _ in range(min(len(jobs), pool.capacity))]
         flusher = asyncio.create_task(self._flush_regularly())
         try:

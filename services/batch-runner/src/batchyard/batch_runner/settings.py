@@ -49,6 +49,9 @@ class RunnerSettings(Settings):
         default=True,
         description="whether lines that begin alike are sent one after another, and to the same deployment",
     )
+    prefix_affinity: bool = Field(
+        default=True, description="of these two, whether they go to the same deployment where a pool has several"
+    )
     max_parallel_requests: int = Field(default=512, ge=1, description="requests in flight to one deployment at most")
     adaptive_concurrency: bool = Field(
         default=True,

@@ -37,6 +37,7 @@ class Standings:
         self._runners = runners
         self._standings: dict[str, Standing] = {}
         self._asked: dict[str, float] = {}
+        self._unconfirmed: set[str] = set()
         self._changed = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -50,10 +51,18 @@ class Standings:
                 _log.warning("turns.postponed", reason=str(error))
             await unless(stop, asyncio.sleep(_TOGETHER))
 
+    def renew(self) -> None:
+        """All records are about to be told anew: forget those that were not told again since the last time."""
+        for key in self._unconfirmed:
+            self._standings.pop(key, None)
+            self._asked.pop(key, None)
+        self._unconfirmed = set(self._standings)
+
     def note(self, change: Entry[BatchRecord] | str) -> None:
         """A record has changed, or the one of this key is gone."""
         standing = None if isinstance(change, str) else _standing(change.value, change.revision)
         key = change if isinstance(change, str) else change.key
+        self._unconfirmed.discard(key)
         if standing is None:
             self._standings.pop(key, None)
             self._asked.pop(key, None)
