@@ -86,7 +86,8 @@ def test_every_event_is_there() -> None:
         for name, kind in vars(events).items()
         if isinstance(kind, type) and issubclass(kind, Contract) and kind.__module__ == events.__name__
     }
-    assert told == declared
+    answers = {events.EventPage.__name__, events.StoredEvent.__name__}  # of `events.list`
+    assert told == declared - answers
 
 
 def test_the_tests_that_the_documents_name_exist() -> None:
