@@ -3,12 +3,17 @@
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from batchyard.common.service import Messaging, open_messaging
 from batchyard.common.settings import Settings
 from support.nats import running_nats
 from support.s3 import s3_server_told
+
+# How long one example takes says how busy the machine is, not whether the code is right.
+hypothesis.settings.register_profile("batchyard", deadline=None)
+hypothesis.settings.load_profile("batchyard")
 
 
 def pytest_report_header() -> str:

@@ -250,7 +250,7 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+TestLife.settings = settings(max_examples=80, stateful_step_count=30)
 
 
 def test_a_batch_of_very_many_models_keeps_its_record_small() -> None:

@@ -251,7 +251,7 @@ JOBS = st.lists(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(JOBS, st.integers(1, 5), st.integers(0, 20))
 def test_every_batch_ends_whatever_the_others_are(
     drawn: list[tuple[str, int, float, float, bool]], places: int, head_start: int
@@ -263,7 +263,7 @@ def test_every_batch_ends_whatever_the_others_are(
     assert len(simulate(jobs, places, queue=FairQueue(head_start))) == len(jobs)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(TENANTS, st.booleans()), min_size=1, max_size=12), st.integers(0, 30))
 def test_nobody_waits_for_more_turns_than_four_for_each_who_waits(
     batches: list[tuple[str, bool]], head_start: int
@@ -285,7 +285,7 @@ def test_nobody_waits_for_more_turns_than_four_for_each_who_waits(
         assert turn - min(last.values()) <= 16 * len({tenant for tenant, _ in batches}) * len(batches)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.sampled_from(["push", "pop", "withdraw", "again"]), st.integers(0, 9)), max_size=120))
 def test_who_waits_has_exactly_one_turn_unless_it_goes(actions: list[tuple[str, int]]) -> None:
     queue: FairQueue[int] = FairQueue(3)

@@ -123,7 +123,7 @@ def test_no_queue_lasts(name: str, seed: int) -> None:
     start=st.integers(1, 300),
     seed=st.integers(0, 10**6),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_noise_does_not_make_it_collapse(slots: int, step: float, spread: float, start: int, seed: int) -> None:
     server = Server(slots=slots, step=step)
     batch = runner(server, seed, start, spread=spread)

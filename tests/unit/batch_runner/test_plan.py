@@ -53,7 +53,7 @@ async def problems(store: LocalObjectStore, content: bytes | str, **options: obj
     return [(problem.code, problem.line) for problem in verdict.problems]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     blanks=st.lists(st.sampled_from(["", "\n", "  \n", "\r\n", "\t\n\n"]), min_size=1, max_size=20),
     end=st.sampled_from(["\n", "\r\n", ""]),
@@ -81,7 +81,6 @@ async def test_every_request_lies_in_exactly_one_shard_with_its_line_number(
     assert sum(shard.requests for shard in verdict.table.shards) == len(blanks)
 
 
-@settings(deadline=None)
 @given(content=st.binary(max_size=400), cuts=st.lists(st.integers(1, 50), max_size=30), limit=st.integers(1, 60))
 async def test_raw_lines_are_the_lines_whatever_the_chunks(content: bytes, cuts: list[int], limit: int) -> None:
     async def chunks() -> AsyncIterator[bytes]:
@@ -194,7 +193,7 @@ async def test_lines_may_name_several_models_where_that_is_allowed(store: LocalO
     assert found == {"m": [1, 3, 4], "other": [2, 6]}
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(names=st.lists(st.sampled_from(["m", "served/m", "other", "third"]), min_size=1, max_size=40))
 async def test_every_line_of_a_mixed_batch_lies_in_one_shard_of_its_own_pool(
     store: LocalObjectStore, names: list[str]

@@ -56,7 +56,7 @@ def test_a_segment_from_before_there_was_a_time_is_read() -> None:
     )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=300), start=st.integers(0, 100), length=st.none() | st.integers(0, 100))
 async def test_lines_of_a_range(store: LocalObjectStore, content: bytes, start: int, length: int | None) -> None:
     await store.put("x", content)
@@ -67,7 +67,7 @@ async def test_lines_of_a_range(store: LocalObjectStore, content: bytes, start: 
     assert [line async for line in read_lines(store, "x", start=start, length=length)] == expected
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sets(st.integers(1, 30)), max_size=5), st.sets(st.integers(1, 30)))
 async def test_merging_gives_each_line_once_in_order(
     store: LocalObjectStore, segments: list[set[int]], memory: set[int]

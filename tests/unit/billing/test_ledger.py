@@ -219,9 +219,7 @@ async def test_prices_and_costs_are_kept_as_integers_and_text(database: Database
     assert json.loads(row["prices"])["one"]["input"] == "0.00000075"
 
 
-shared_database = hypothesis_settings(
-    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+shared_database = hypothesis_settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 """Every example is a tenant of its own, so that all may share the test's database."""
 
 

@@ -35,7 +35,7 @@ async def test_a_folder_is_no_object(store: ObjectStore, folder: str) -> None:
             await read(store, key, max_bytes=1)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(start=st.integers(0, 12), length=st.none() | st.integers(0, 12))
 async def test_any_range_is_the_slice(store: ObjectStore, start: int, length: int | None) -> None:
     data = b"0123456789"
