@@ -25,11 +25,14 @@ from batchyard.common.contracts.batches import (
     ValidateBatch,
 )
 from batchyard.common.contracts.billing import AdjustSpend, GetSpend, ListPrices, SummarizeSpend
+from batchyard.common.contracts.budgets import GetBudgets, ReserveBudget
+from batchyard.common.contracts.enqueued import GetEnqueued
 from batchyard.common.contracts.events import ListEvents
 from batchyard.common.contracts.files import (
     CreateFile,
     DeleteFile,
     GetFile,
+    GetStorage,
     ListFiles,
     OpenDownload,
     OpenPlace,
@@ -162,6 +165,7 @@ ROWS: dict[str, Row] = {
     "list_models": Own(),
     "get_model": Own(path_ids={"model": "served"}),
     "get_fleet": Administration(),
+    "get_limits": Own(),
     "get_spend_logs": Listing(lambda page: [entry["batch_id"] for entry in page["data"]], is_global=True),
     "get_spend_summary": Listing(spent, is_global=True),
     "get_spend_report": Listing(lambda report: [group["group"] for group in report["data"]], is_global=True),
@@ -418,6 +422,10 @@ COMMANDS: dict[type[Command[Any]], Ordered | Showing | Harmless | Operators] = {
     RetryBatch: Ordered(lambda ids: RetryBatch(batch_id=ids["batch_id"])),
     CancelBatch: Ordered(lambda ids: CancelBatch(batch_id=ids["stuck_id"])),
     ListEvents: Showing(ListEvents(after=0), lambda page: page.data),
+    GetStorage: Harmless(GetStorage()),
+    GetEnqueued: Harmless(GetEnqueued()),
+    GetBudgets: Harmless(GetBudgets()),
+    ReserveBudget: Harmless(ReserveBudget(batch_id="batch_1", input_tokens=1, output_tokens=1)),
     GetSpend: Showing(GetSpend(), lambda page: page.data),
     SummarizeSpend: Showing(SummarizeSpend(), lambda report: report.data),
     ListPrices: Operators(ListPrices()),

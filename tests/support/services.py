@@ -70,10 +70,14 @@ class Caller:
                         pass
                     await asyncio.sleep(0.02)
 
-    async def upload(self, content: bytes, *, model: str | None = None, filename: str = "in.jsonl") -> File:
+    async def upload(
+        self, content: bytes, *, model: str | None = None, filename: str = "in.jsonl", lines: int | None = None
+    ) -> File:
         place = await self(OpenPlace())
         await self._objects.put(place.object_key, content)
-        command = CreateFile(filename=filename, purpose=Purpose.BATCH, object_key=place.object_key, model=model)
+        command = CreateFile(
+            filename=filename, purpose=Purpose.BATCH, object_key=place.object_key, model=model, lines=lines
+        )
         file: File = await self(command)
         return file
 

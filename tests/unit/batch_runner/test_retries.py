@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from batchyard.batch_runner.batch import BatchRecord
+from batchyard.batch_runner.estimate import Size
 from batchyard.batch_runner.retries import check_retryable, retry_record
 from batchyard.batch_runner.unanswered import unanswered_lines
 from batchyard.common.contracts.batches import Attempt, Batch, BatchStatus, CancelBatch, GetBatch, RetryBatch
@@ -217,7 +218,7 @@ def test_a_batch_without_errors_is_not_retried(changes: dict[str, Any], words: s
 def test_a_retry_is_billed_to_the_key_that_asks() -> None:
     command = RetryBatch(batch_id="batch_x", key_id="k2", key_alias="night")
     record = retry_record(
-        ended(key_id="k1", key_alias="day"), command, "batch_y", 5000, input_key="in", retried_key="err"
+        ended(key_id="k1", key_alias="day"), command, "batch_y", 5000, Size(lines=1), input_key="in", retried_key="err"
     )
     assert (record.key_alias, record.created_at, record.expires_at) == ("night", 5000, 5000 + 86_400)
     assert record.key_id == "k2"

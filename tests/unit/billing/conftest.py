@@ -7,10 +7,16 @@ import pytest
 from sqlalchemy import URL, make_url
 from unit.billing.ends import CONFIG
 
+from batchyard.billing.budget_store import BudgetStore
+from batchyard.billing.budgets import Budgets
 from batchyard.billing.database import Database, open_database
 from batchyard.billing.ledger import Ledger
 from batchyard.billing.ledger_store import LedgerStore
 from batchyard.common.clock import ManualClock
+from batchyard.common.contracts.access import Team
+from batchyard.common.messaging.mirror import Mirror
+from batchyard.common.messaging.teams import Teams
+from batchyard.common.messaging.topology import TEAMS_BUCKET
 from support.postgres import PostgresServer, postgresql_missing, running_postgres
 
 
@@ -50,3 +56,9 @@ def store(database: Database) -> LedgerStore:
 @pytest.fixture
 def ledger(store: LedgerStore) -> Ledger:
     return Ledger(store, CONFIG, ManualClock())
+
+
+@pytest.fixture
+def budgets(database: Database) -> Budgets:
+    """Budgets of teams of which none is known."""
+    return Budgets(BudgetStore(database), Teams(Mirror(TEAMS_BUCKET, Team)), CONFIG, ManualClock())

@@ -9,6 +9,7 @@ import pytest
 from unit.billing.ends import ended, on_sqlite, spend_of
 
 from batchyard.billing.app import checks
+from batchyard.billing.budgets import Budgets
 from batchyard.billing.handlers import SERVICE, command_router
 from batchyard.billing.ledger import Ledger
 from batchyard.common.contracts.billing import GetSpend, SummarizeSpend
@@ -24,11 +25,11 @@ pytestmark = on_sqlite
 
 
 @pytest.fixture
-async def client(messaging: Messaging, ledger: Ledger) -> AsyncIterator[CommandClient]:
+async def client(messaging: Messaging, ledger: Ledger, budgets: Budgets) -> AsyncIterator[CommandClient]:
     consumer = billing_consumer()
     await declare_consumer(messaging.js, consumer)
     async with HealthChecks(SERVICE, checks(messaging, consumer, ledger), timeout=1.8) as health:
-        messaging.broker.include_router(command_router(spend_of(ledger), health))
+        messaging.broker.include_router(command_router(spend_of(ledger), budgets, health))
         await messaging.broker.start()
         yield CommandClient(messaging.connection, timeout=10.0)
 

@@ -8,14 +8,19 @@ import pytest
 from unit.file_store.rig import CLAIM_WITHIN, LIMITS, Rig
 
 from batchyard.common.clock import ManualClock
+from batchyard.common.contracts.access import Team
 from batchyard.common.health import HealthChecks
 from batchyard.common.messaging.commands import CommandClient
+from batchyard.common.messaging.mirror import Mirror
 from batchyard.common.messaging.records import Records
-from batchyard.common.messaging.topology import FILES_BUCKET, PARTS_BUCKET, UPLOADS_BUCKET
+from batchyard.common.messaging.teams import Teams
+from batchyard.common.messaging.topology import FILES_BUCKET, PARTS_BUCKET, STORAGE_BUCKET, TEAMS_BUCKET, UPLOADS_BUCKET
 from batchyard.common.objects import LocalObjectStore, ObjectStore
 from batchyard.common.service import Messaging
 from batchyard.file_store.files import Files
 from batchyard.file_store.handlers import SERVICE, command_router
+from batchyard.file_store.quota import Quota
+from batchyard.file_store.storage import StorageRecord
 from batchyard.file_store.store import FileRecord
 from batchyard.file_store.upkeep import Upkeep
 from batchyard.file_store.upload import PartRecord, UploadRecord
@@ -34,8 +39,11 @@ async def objects(tmp_path: Path) -> AsyncIterator[ObjectStore]:
 async def rig(messaging: Messaging, objects: ObjectStore) -> AsyncIterator[Rig]:
     records = Records(messaging.js, FILES_BUCKET, FileRecord)
     clock = ManualClock(time.time())  # objects and IDs are stamped by the real one
-    files = Files(records, objects, clock, CLAIM_WITHIN)
     upload_records = Records(messaging.js, UPLOADS_BUCKET, UploadRecord)
+    storage = Records(messaging.js, STORAGE_BUCKET, StorageRecord)
+    teams: Mirror[Team] = Mirror(TEAMS_BUCKET, Team)
+    quota = Quota(storage, records, upload_records, Teams(teams), clock)
+    files = Files(records, objects, clock, CLAIM_WITHIN, quota)
     part_records = Records(messaging.js, PARTS_BUCKET, PartRecord)
     uploads = Uploads(upload_records, part_records, files, objects, clock, LIMITS, 1024)
     health = HealthChecks(SERVICE, {"object_store": objects.check})
@@ -51,5 +59,8 @@ async def rig(messaging: Messaging, objects: ObjectStore) -> AsyncIterator[Rig]:
         part_records=part_records,
         objects=objects,
         clock=clock,
+        quota=quota,
+        storage=storage,
+        teams=teams,
     )
     await uploads.close()

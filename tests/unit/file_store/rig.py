@@ -6,13 +6,17 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from batchyard.common.clock import ManualClock
+from batchyard.common.contracts.access import Team
 from batchyard.common.contracts.base import Command
 from batchyard.common.contracts.files import CreateFile, ExpiresAfter, File, OpenPlace, Place, Purpose
 from batchyard.common.contracts.uploads import AddPart, CompleteUpload, CreateUpload, OpenPart, Upload
 from batchyard.common.messaging.commands import CommandClient
+from batchyard.common.messaging.mirror import Mirror
 from batchyard.common.messaging.records import Records
 from batchyard.common.objects import ObjectNotFound, ObjectStore
 from batchyard.file_store.files import Files
+from batchyard.file_store.quota import Quota
+from batchyard.file_store.storage import StorageRecord
 from batchyard.file_store.store import FileRecord
 from batchyard.file_store.upkeep import Upkeep
 from batchyard.file_store.upload import PartRecord, UploadLimits, UploadRecord
@@ -40,6 +44,9 @@ class Rig:
     part_records: Records[PartRecord]
     objects: ObjectStore
     clock: ManualClock
+    quota: Quota
+    storage: Records[StorageRecord]
+    teams: Mirror[Team]
 
     async def call(self, command: Command[R], tenant: str = TENANT) -> R:
         return await self.client.call(tenant, command)

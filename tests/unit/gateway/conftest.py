@@ -12,12 +12,15 @@ from batchyard.common.clock import SystemClock
 from batchyard.common.config import Config
 from batchyard.common.health import HealthChecks
 from batchyard.common.messaging.records import Records
-from batchyard.common.messaging.topology import FILES_BUCKET, PARTS_BUCKET, UPLOADS_BUCKET
+from batchyard.common.messaging.teams import open_teams
+from batchyard.common.messaging.topology import FILES_BUCKET, PARTS_BUCKET, STORAGE_BUCKET, UPLOADS_BUCKET
 from batchyard.common.service import Messaging, open_objects
 from batchyard.common.settings import Settings
 from batchyard.file_store.files import Files
 from batchyard.file_store.handlers import command_router
+from batchyard.file_store.quota import Quota
 from batchyard.file_store.settings import FileStoreSettings
+from batchyard.file_store.storage import StorageRecord
 from batchyard.file_store.store import FileRecord
 from batchyard.file_store.upload import PartRecord, UploadRecord
 from batchyard.file_store.uploads import Uploads
@@ -32,11 +35,15 @@ def recorder() -> Recorder:
 @pytest.fixture
 async def services(messaging: Messaging, settings: Settings, recorder: Recorder) -> AsyncIterator[Messaging]:
     """Every service behind the gateway."""
-    async with open_objects(settings) as objects:
+    async with AsyncExitStack() as stack, open_objects(settings) as objects:
         records = Records(messaging.js, FILES_BUCKET, FileRecord)
-        files = Files(records, objects, SystemClock(), 86_400)
+        upload_records = Records(messaging.js, UPLOADS_BUCKET, UploadRecord)
+        storage = Records(messaging.js, STORAGE_BUCKET, StorageRecord)
+        teams = await stack.enter_async_context(open_teams(messaging.connection))
+        quota = Quota(storage, records, upload_records, teams, SystemClock())
+        files = Files(records, objects, SystemClock(), 86_400, quota)
         uploads = Uploads(
-            Records(messaging.js, UPLOADS_BUCKET, UploadRecord),
+            upload_records,
             Records(messaging.js, PARTS_BUCKET, PartRecord),
             files,
             objects,

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from batchyard.common.contracts.access import Limits
 from batchyard.common.contracts.base import Command
 from batchyard.common.contracts.batches import (
     Batch,
@@ -35,6 +36,8 @@ from batchyard.common.contracts.billing import (
     SpendReport,
     SummarizeSpend,
 )
+from batchyard.common.contracts.budgets import Budget, BudgetReport, GetBudgets
+from batchyard.common.contracts.enqueued import EnqueuedReport, EnqueuedScope, EnqueuedUsage, GetEnqueued
 from batchyard.common.contracts.fleet import DeploymentCounters, DeploymentState, FleetState, GetFleet
 from batchyard.common.contracts.health import CheckBatchRunner, CheckBilling, CheckHealth, Health
 from batchyard.common.contracts.models import ListModels, Model, ModelList
@@ -104,6 +107,8 @@ ADJUSTMENT = LedgerLine(
     recorded_at=1,
     reason="r",
 )
+ENQUEUED = EnqueuedReport(team=EnqueuedScope(limits=Limits(max_batches=5), used=EnqueuedUsage(batches=2)))
+BUDGETS = BudgetReport(currency="USD", team=Budget(spent=Decimal("1.5"), reserved=Decimal(2)))
 
 Answer = BaseModel | ApiError
 _TOO_LATE = 1.0
@@ -158,6 +163,7 @@ def batch_runner(recorder: Recorder) -> CommandRouter:
     router.on(ValidateBatch, recorder.handler(VALIDATION))
     router.on(ListBatches, recorder.handler(BatchPage(data=[BATCH], first_id=BATCH.id, last_id=BATCH.id)))
     router.on(ListModels, recorder.handler(MODELS))
+    router.on(GetEnqueued, recorder.handler(ENQUEUED))
     router.on(GetFleet, recorder.handler(FLEET))
     router.on(CheckBatchRunner, _health("batch-runner"))
     return router
@@ -170,5 +176,6 @@ def billing(recorder: Recorder) -> CommandRouter:
     router.on(SummarizeSpend, recorder.handler(REPORT))
     router.on(ListPrices, recorder.handler(PricesPage(data=[])))
     router.on(AdjustSpend, recorder.handler(ADJUSTMENT))
+    router.on(GetBudgets, recorder.handler(BUDGETS))
     router.on(CheckBilling, _health("billing"))
     return router

@@ -150,6 +150,7 @@ async def test_the_document_describes_every_operation(gateway: Served) -> None:
         *("list_models", "get_model", "get_spend_logs", "get_spend_summary", "get_liveness", "get_readiness"),
         *("get_spend_report", "get_spend_keys", "get_spend_tags", "get_prices", "adjust_spend"),
         "get_fleet",
+        "get_limits",
         *("generate_key", "update_key", "regenerate_key", "block_key", "unblock_key", "delete_keys"),
         *("get_key_info", "list_keys", "get_team_info", "list_teams"),
         *("create_team", "update_team", "block_team", "unblock_team", "delete_teams"),

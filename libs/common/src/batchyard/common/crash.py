@@ -12,6 +12,7 @@ VARIABLE = "BATCHYARD_CRASH_AT"
 
 POINTS = (
     "file.stored",  # create file: bytes are there, the record is not
+    "storage.claimed",  # create file: room is taken for it in the team's quota, the record is not there
     "file.recorded",  # create file: the record is there, the reply is not
     "part.counted",  # add part: the upload has counted the part, the part is not recorded
     "part.recorded",  # add part: the part is recorded, the reply is not
@@ -19,6 +20,8 @@ POINTS = (
     "upload.completed",  # complete upload: the upload is completed, its file is not recorded
     "parts.removed",  # after an upload's end: the bytes of its parts are gone, their records are not
     "batch.claimed",  # create batch: it is known which batch the wish stands for, the batch is not there
+    "limits.counted",  # create batch: room is taken for it, its budget is not reserved
+    "limits.reserved",  # create batch: its budget is reserved, the batch is not there
     "batch.recorded",  # create batch: the record is there, its first step is not queued
     "input.pinned",  # plan: the input is copied
     "table.written",  # plan: the shard table is written, the record does not name it
@@ -39,6 +42,7 @@ POINTS = (
     "batch.finalizing",  # finalize: the record is finalizing, no file is written
     "output.joined",  # finalize: the output's bytes are joined, the file is not registered
     "files.registered",  # finalize: the files are registered, the record does not name them
+    "limits.released",  # end: the batch counts no more, its record has not ended
     "batch.ended",  # end: the record has ended, the event is not published
     "event.published",  # end: the event is published, the record does not know
     "objects.removed",  # sweep: the working objects are gone, outcomes are not

@@ -131,6 +131,7 @@ def control(batch_id: str) -> str:
 
 
 BATCH_EVENT_PATTERN = f"{ROOT}.evt.{{tenant}}.batches.{{batch}}.{{status}}"
+BUDGET_EVENT_PATTERN = f"{ROOT}.evt.{{tenant}}.budgets.{{key}}.soft_exceeded"
 LIVE_PATTERN = f"{ROOT}.live.{{tenant}}.batches.{{batch}}"
 """What `event` and `live` make, with names in place of values: for documents."""
 

@@ -8,13 +8,16 @@ from functools import partial
 
 from nats.aio.msg import Msg
 
+from batchyard.batch_runner.admission import Admission
 from batchyard.batch_runner.attempt import Attempts
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.batches import Batches
+from batchyard.batch_runner.budget_watch import BudgetWatch
 from batchyard.batch_runner.claims import Claims
 from batchyard.batch_runner.control import Control
 from batchyard.batch_runner.creation import Creation
 from batchyard.batch_runner.dry_run import DryRun
+from batchyard.batch_runner.enqueued_store import EnqueuedStore
 from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.fleet_state import fleet_state
 from batchyard.batch_runner.fleet_views import FleetViews
@@ -24,6 +27,7 @@ from batchyard.batch_runner.metrics import FleetMetrics
 from batchyard.batch_runner.model_access import ModelAccess
 from batchyard.batch_runner.native.api import NativeApi
 from batchyard.batch_runner.native.servers import NativeServers
+from batchyard.batch_runner.pauses import Pauses
 from batchyard.batch_runner.pool_loops import PoolLoops
 from batchyard.batch_runner.presence import Presence, runner_name
 from batchyard.batch_runner.queue import Done, Later, WorkLoop
@@ -80,9 +84,11 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
         access = ModelAccess(fleet, teams)
         presence = Presence(messaging.connection, runner_name(), clock)
         standings = Standings(store, settings, clock, lambda: 1 + len(presence.others))
-        stepper = Stepper(store, fleet, natives, results, access, standings, settings, clock)
+        admission = Admission(store, EnqueuedStore(messaging.js), teams, commands, clock)
+        pauses = Pauses()
+        stepper = Stepper(store, fleet, natives, results, access, admission, standings, settings, clock)
         attempts = Attempts(upstream, settings.retry_policy, clock, rng)
-        worker = Worker(store, fleet, natives, attempts, settings, clock)
+        worker = Worker(store, fleet, natives, attempts, pauses, settings, clock)
         control = Control(fleet, upstream, clock, rng, settings.control_interval)
         steps = steps_consumer(settings)
         checks: dict[str, Check] = {
@@ -91,16 +97,16 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
             "object_store": objects.check,
         }
         async with HealthChecks(SERVICE, checks) as health:
-            batches = Batches(store, fleet, clock)
+            batches = Batches(store, fleet, pauses, clock)
             claims = Claims(messaging.js)
-            creation = Creation(store, claims, batches, fleet, commands, access, clock)
+            creation = Creation(store, claims, batches, fleet, commands, access, admission, settings, clock)
             dry_run = DryRun(objects, fleet, natives, commands, access, settings)
-            retries = Retries(store, claims, batches, commands, access, clock)
+            retries = Retries(store, claims, batches, commands, access, admission, settings, clock)
             history = History(messaging.js)
             view = partial(fleet_state, presence.name, fleet, clock)
             views = FleetViews(messaging.connection, presence, view, clock)
             messaging.broker.include_router(
-                command_router(batches, creation, dry_run, retries, access, history, views, health)
+                command_router(batches, creation, dry_run, retries, access, history, admission, views, health)
             )
             metrics = FleetMetrics(fleet, worker.open_shards, standings, messaging.js, settings, clock)
             expose(metrics, metrics.refresh)
@@ -113,7 +119,10 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
                 pools.serve(fleet.pools, natives.pools)
 
             async with following_config(settings, config, stop, use):
-                reconciler = Reconciler(store, standings, settings, clock)
+                reconciler = Reconciler(store, admission, standings, settings, clock)
+                budgets = BudgetWatch(
+                    store, batches, teams, commands, pauses, reconciler.unfinished, settings.budget_interval
+                )
                 await _work(
                     settings,
                     messaging,
@@ -121,6 +130,7 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
                     worker,
                     pools,
                     reconciler,
+                    budgets,
                     control,
                     presence,
                     views,
@@ -137,6 +147,7 @@ async def _work(
     worker: Worker,
     pools: PoolLoops,
     reconciler: Reconciler,
+    budgets: BudgetWatch,
     control: Control,
     presence: Presence,
     views: FleetViews,
@@ -169,6 +180,7 @@ async def _work(
         tasks.create_task(control.run(stop))
         tasks.create_task(presence.run(stop))
         tasks.create_task(standings.run(stop))
+        tasks.create_task(budgets.run(stop))
         await stop.wait()
         worker.shut_down()
 

@@ -14,6 +14,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from batchyard.batch_runner.estimate import Size
+from batchyard.common.contracts.access import Limits
 from batchyard.common.contracts.batches import (
     Batch,
     BatchErrors,
@@ -117,6 +119,10 @@ class BatchRecord(BaseModel):
         shards: How many there are; those below `dispatched` have been queued.
         settled: Shards whose outcome is counted below, as ascending disjoint ranges `[from, to)`.
         ending: What the batch is about to end as, once it is finalizing or cancelling.
+        key_limits: What the key that asked may do, as it was then.
+        size: The estimated work: by the size of the input at first, by its lines once they have been read.
+        models: All that the lines name, once they have been read.
+        held: Why the batch, though it has been read, is not begun yet: it is larger than was thought, and has to wait.
         output_uuid: The file IDs' UUIDs are chosen when finalizing begins, so that a second try makes the same files.
         outbox: Statuses reached whose events have not been published yet.
         swept: Whether the working objects have been removed.
@@ -140,6 +146,7 @@ class BatchRecord(BaseModel):
     key_id: str | None = None
     key_alias: str | None = None
     key_models: tuple[str, ...] = ()
+    key_limits: Limits | None = None
 
     status: BatchStatus = BatchStatus.VALIDATING
     created_at: int
@@ -155,6 +162,9 @@ class BatchRecord(BaseModel):
     problems: tuple[BatchProblem, ...] = ()
     native: NativeNote | None = None
     plan_key: str | None = None
+    size: Size | None = None
+    models: tuple[str, ...] = ()
+    held: str | None = None
     lines: int = 0
     shards: int = 0
     dispatched: int = 0
@@ -234,6 +244,8 @@ def planned(
     lines: int,
     shards: int,
     native: NativeNote | None = None,
+    size: Size | None = None,
+    models: tuple[str, ...] = (),
 ) -> BatchRecord:
     """The input is sound: the batch begins, over a copy of its own."""
     if record.status is not BatchStatus.VALIDATING:
@@ -249,7 +261,17 @@ def planned(
         lines=lines,
         shards=shards,
         native=native,
+        size=size,
+        models=models,
+        held=None,
     )
+
+
+def held(record: BatchRecord, reason: str, size: Size, models: tuple[str, ...]) -> BatchRecord:
+    """The input is sound, but larger than was thought: the batch waits until there is room for it."""
+    if record.status is not BatchStatus.VALIDATING:
+        raise IllegalTransition(record.status)
+    return record.model_copy(update={"held": reason, "size": size, "models": models})
 
 
 def rejected(record: BatchRecord, now: int, problems: tuple[BatchProblem, ...]) -> BatchRecord:
@@ -398,7 +420,7 @@ def to_batch(
         request_counts=counts,
         usage=usage,
         metadata=record.metadata,
-        status_reason=reason,
+        status_reason=record.held if record.status is BatchStatus.VALIDATING else reason,
         retry_of=record.retry_of,
     )
 

@@ -9,6 +9,7 @@ from batchyard.batch_runner.batch import BatchRecord, to_batch
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.filters import fits
 from batchyard.batch_runner.fleet import Fleet
+from batchyard.batch_runner.pauses import Pauses
 from batchyard.batch_runner.tally import ShardProgress
 from batchyard.batch_runner.validate import shortened
 from batchyard.common.clock import Clock
@@ -36,8 +37,9 @@ _log = get_logger(__name__)
 class Batches:
     """The commands of batch-runner. `tenant` is the caller's; nobody else's batch exists for it."""
 
-    def __init__(self, store: BatchStore, fleet: Fleet, clock: Clock) -> None:
+    def __init__(self, store: BatchStore, fleet: Fleet, pauses: Pauses, clock: Clock) -> None:
         self._store = store
+        self._pauses = pauses
         self._fleet = fleet
         self._clock = clock
 
@@ -132,7 +134,8 @@ class Batches:
     async def _why_it_waits(self, record: BatchRecord, running: Sequence[ShardProgress]) -> str | None:
         if record.status is BatchStatus.IN_PROGRESS and (gone := await self._unconfigured(record)):
             return _unconfigured_reason(gone, is_mixed=record.model is None)
-        return _reason(record, running)
+        paused = self._pauses.reason(record.tenant) if record.native is None else None
+        return paused or _reason(record, running)
 
     async def _unconfigured(self, record: BatchRecord) -> Sequence[str]:
         """The models of the batch that this process knows no pool for."""

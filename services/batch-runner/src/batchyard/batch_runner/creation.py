@@ -1,18 +1,21 @@
 """Making a batch: once for each wish, however often the wish is sent."""
 
+from batchyard.batch_runner.admission import Admission, Applicant
 from batchyard.batch_runner.batch import BatchRecord
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.batches import Batches
 from batchyard.batch_runner.claims import Claim, Claims
+from batchyard.batch_runner.estimate import Size
 from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.model_access import ModelAccess
+from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.source import Source, opened, placed
 from batchyard.batch_runner.wish import check_purpose, check_source, endpoint_of, seconds_of
 from batchyard.common.clock import Clock
 from batchyard.common.contracts.batches import Batch, CreateBatch
 from batchyard.common.contracts.files import CreateFile, Purpose
 from batchyard.common.crash import crash_point
-from batchyard.common.errors import Conflict, InvalidRequest
+from batchyard.common.errors import ApiError, Conflict, InvalidRequest
 from batchyard.common.inline_requests import INLINE_FILENAME
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.commands import CommandClient
@@ -31,9 +34,13 @@ class Creation:
         fleet: Fleet,
         commands: CommandClient,
         access: ModelAccess,
+        admission: Admission,
+        settings: RunnerSettings,
         clock: Clock,
     ) -> None:
         self._store = store
+        self._admission = admission
+        self._estimate = settings.estimate
         self._claims = claims
         self._batches = batches
         self._fleet = fleet
@@ -51,6 +58,7 @@ class Creation:
             InvalidRequest: The file has another purpose, or endpoint or window are not supported.
             PermissionDenied: The model may not be used.
             Conflict: The idempotency key stands for another batch.
+            TooManyRequests: A limit or a budget of the team or of the key is reached; nothing is made then.
         """
         check_source(tenant, command)
         endpoint_of(command)
@@ -65,14 +73,39 @@ class Creation:
         self._access.check(tenant, command.key_models, (file and file.model) or command.model)
         claim = known or await self._claims.claim(tenant, command)
         crash_point("batch.claimed")
-        file = file or await self._filed(tenant, command, claim)
-        return await self._batches.admit(self._record(tenant, command, claim, file))
+        known_batch = await self._store.get(tenant, claim.raw_id)
+        if known_batch is not None:
+            return await self._batches.live(known_batch)
+        applicant = self._applicant(tenant, command, claim, file)
+        await self._admission.admit(applicant)
+        try:
+            file = file or await self._filed(tenant, command, claim)
+        except ApiError:
+            await self._admission.withdraw(applicant)
+            raise
+        return await self._batches.admit(self._record(tenant, command, claim, file, applicant.size))
+
+    def _applicant(self, tenant: str, command: CreateBatch, claim: Claim, file: Source | None) -> Applicant:
+        model = (file.model if file is not None else None) or command.model
+        bytes_, lines = (file.bytes, file.lines) if file is not None else (command.input_bytes, command.input_lines)
+        return Applicant(
+            tenant=tenant,
+            raw_id=claim.raw_id,
+            size=self._estimate.at_first(endpoint_of(command), bytes_ or 0, lines),
+            model=None if model is None else self._fleet.public_name(model),
+            key_id=command.key_id,
+            key_limits=command.key_limits,
+        )
 
     async def _filed(self, tenant: str, command: CreateBatch, claim: Claim) -> Source:
         """The lines that came along as a file: the same one for every try, as the claim names their place."""
         assert claim.upload_key is not None
         create = CreateFile(
-            filename=INLINE_FILENAME, purpose=Purpose.BATCH, object_key=claim.upload_key, model=command.model
+            filename=INLINE_FILENAME,
+            purpose=Purpose.BATCH,
+            object_key=claim.upload_key,
+            model=command.model,
+            lines=command.input_lines,
         )
         try:
             file = await self._commands.call(tenant, create)
@@ -85,9 +118,9 @@ class Creation:
                 param="requests",
             ) from error
         check_purpose(file.id, file, "upload_key")  # its place may have been claimed before, as something else
-        return Source(file.id, claim.upload_key, command.model)
+        return Source(file.id, claim.upload_key, command.model, file.bytes, command.input_lines)
 
-    def _record(self, tenant: str, command: CreateBatch, claim: Claim, file: Source) -> BatchRecord:
+    def _record(self, tenant: str, command: CreateBatch, claim: Claim, file: Source, size: Size) -> BatchRecord:
         now = int(self._clock.now())
         model = file.model or command.model
         return BatchRecord(
@@ -104,6 +137,8 @@ class Creation:
             key_id=command.key_id,
             key_alias=command.key_alias,
             key_models=command.key_models,
+            key_limits=command.key_limits,
+            size=size,
             created_at=now,
             expires_at=now + seconds_of(command.completion_window),
         )

@@ -1,5 +1,6 @@
 """The commands this service answers."""
 
+from batchyard.batch_runner.admission import Admission
 from batchyard.batch_runner.batches import Batches
 from batchyard.batch_runner.creation import Creation
 from batchyard.batch_runner.dry_run import DryRun
@@ -16,6 +17,7 @@ from batchyard.common.contracts.batches import (
     RetryBatch,
     ValidateBatch,
 )
+from batchyard.common.contracts.enqueued import GetEnqueued
 from batchyard.common.contracts.events import ListEvents
 from batchyard.common.contracts.fleet import FleetState, GetFleet
 from batchyard.common.contracts.health import CheckBatchRunner
@@ -34,6 +36,7 @@ def command_router(
     retries: Retries,
     access: ModelAccess,
     history: History,
+    admission: Admission,
     views: FleetViews,
     health: HealthChecks,
 ) -> CommandRouter:
@@ -53,6 +56,7 @@ def command_router(
     router.on(CancelBatch, batches.cancel)
     router.on(RetryBatch, retries.retry)
     router.on(ListEvents, history.list)
+    router.on(GetEnqueued, admission.report)
     router.on(ListModels, list_models)
     router.on(GetFleet, get_fleet)
     router.on(CheckBatchRunner, health.check)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from batchyard.batch_runner.estimate import Size
 from batchyard.batch_runner.lines import BLANK
 from batchyard.batch_runner.routing import MayUse, NameOf, PoolOf, Routing
 from batchyard.batch_runner.settings import RunnerSettings
@@ -29,12 +30,14 @@ BOM = b"\xef\xbb\xbf"
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A sound input: the shards, and who serves them. A batch of several models has neither a model nor a pool of its
-    own: its table tells them."""
+    own: its table tells them. `models` are all that the lines name, as they are shown."""
 
     model: str | None
     pool: str | None
     lines: int
     table: ShardTable
+    size: Size
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,8 @@ class Planner:
         self._problems: list[BatchProblem] = []
         self._cutters: dict[str, _Cutter] = {}
         self._requests = 0
+        self._estimate = settings.estimate
+        self._input_bytes = self._output_tokens = 0
 
     async def plan(self, store: ObjectStore, key: str) -> Plan | Rejection:
         """Read the object `key` and say what there is to run."""
@@ -153,6 +158,8 @@ class Planner:
         else:
             self._sharing.see(line.text)
             self._cutter_of(route).add(line)
+            self._input_bytes += line.size
+            self._output_tokens += self._estimate.output_of(self._rules.endpoint, checked.allowed_output)
 
     def _duplicate(self, number: int, checked: CheckedLine) -> BatchProblem | None:
         assert checked.custom_id is not None
@@ -179,7 +186,14 @@ class Planner:
             self._problems.append(BatchProblem(code="too_many_tasks", message=message))
         if self._problems:
             return Rejection(capped(sorted(self._problems, key=_place)))
-        return Plan(self._routing.model, self._routing.pool, self._requests, self._table())
+        size = Size(
+            lines=self._requests,
+            input_tokens=self._estimate.input_tokens(self._input_bytes),
+            output_tokens=self._output_tokens,
+        )
+        return Plan(
+            self._routing.model, self._routing.pool, self._requests, self._table(), size, self._routing.shown_models
+        )
 
     def _cutter_of(self, pool: str) -> "_Cutter":
         cutter = self._cutters.get(pool)

@@ -4,9 +4,11 @@ Every replica does it. A wish to move a batch that waits or is being worked on i
 """
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from batchyard.batch_runner.admission import Admission
 from batchyard.batch_runner.batch import BatchRecord, record_key
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.settings import RunnerSettings
@@ -47,8 +49,11 @@ def is_due(watched: Watched, now: float, stale_after: float) -> bool:
 class Reconciler:
     """Watches the records and queues a step for each that is due."""
 
-    def __init__(self, store: BatchStore, standings: Standings, settings: RunnerSettings, clock: Clock) -> None:
+    def __init__(
+        self, store: BatchStore, admission: Admission, standings: Standings, settings: RunnerSettings, clock: Clock
+    ) -> None:
         self._store = store
+        self._admission = admission
         self._standings = standings
         self._settings = settings
         self._clock = clock
@@ -57,7 +62,8 @@ class Reconciler:
     async def run(self, stop: asyncio.Event) -> None:
         """Watch and reconcile until `stop` is set."""
         loops = [
-            asyncio.create_task(work()) for work in (self._watch, self._reconcile_regularly, self._sweep_regularly)
+            asyncio.create_task(work())
+            for work in (self._watch, self._reconcile_regularly, self._sweep_regularly, self._audit_regularly)
         ]
         stopped = asyncio.create_task(stop.wait())
         try:
@@ -67,6 +73,10 @@ class Reconciler:
                     loop.result()  # it ends by an error alone
         finally:
             await end((*loops, stopped))
+
+    def unfinished(self) -> Iterator[tuple[str, str]]:
+        """Tenant and raw ID of every batch that has something left to do."""
+        return ((watched.tenant, watched.raw_id) for watched in self._watched.values())
 
     async def reconcile(self) -> None:
         """Queue a step for every batch that is due and has none."""
@@ -100,6 +110,14 @@ class Reconciler:
             else:
                 if removed:
                     _log.info("orphans.removed", objects=removed)
+
+    async def _audit_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.audit_interval)
+            try:
+                await self._admission.audit(self.unfinished())
+            except ServiceUnavailable as error:
+                _log.warning("audit.postponed", reason=str(error))
 
     async def _watch(self) -> None:
         """Follow the records. The watch is opened anew now and then: a lost one would be silent."""

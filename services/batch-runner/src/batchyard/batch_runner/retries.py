@@ -1,10 +1,13 @@
 """Retries: a new batch over the lines of an ended one that have no success."""
 
+from batchyard.batch_runner.admission import Admission, Applicant
 from batchyard.batch_runner.batch import BatchRecord
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.batches import Batches
 from batchyard.batch_runner.claims import Claims
+from batchyard.batch_runner.estimate import Size
 from batchyard.batch_runner.model_access import ModelAccess
+from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.wish import seconds_of
 from batchyard.common.clock import Clock
 from batchyard.common.contracts.batches import Batch, BatchStatus, RetryBatch
@@ -24,8 +27,12 @@ class Retries:
         batches: Batches,
         commands: CommandClient,
         access: ModelAccess,
+        admission: Admission,
+        settings: RunnerSettings,
         clock: Clock,
     ) -> None:
+        self._admission = admission
+        self._estimate = settings.estimate
         self._store = store
         self._claims = claims
         self._batches = batches
@@ -42,6 +49,7 @@ class Retries:
             Conflict: The batch has not ended, or has no line to send again; or the idempotency key stands for another.
             PermissionDenied: The batch's model may not be used.
             InvalidRequest: The window is not supported.
+            TooManyRequests: A limit or a budget of the team or of the key is reached; nothing is made then.
         """
         known = await self._claims.known(tenant, command)
         if known is not None and (made := await self._store.get(tenant, known.raw_id)) is not None:
@@ -55,8 +63,20 @@ class Retries:
         seconds_of(window_of(ended, command))
         claim = known or await self._claims.claim(tenant, command)
         crash_point("batch.claimed")
+        made = await self._store.get(tenant, claim.raw_id)
+        if made is not None:
+            return await self._batches.live(made)
+        size = self._size(ended, lines)
+        await self._admission.admit(
+            Applicant(tenant, claim.raw_id, size, ended.model, command.key_id, command.key_limits)
+        )
         keys = {"input_key": lines.object_key, "retried_key": errors.object_key}
-        return await self._batches.admit(retry_record(ended, command, claim.raw_id, now, **keys))
+        return await self._batches.admit(retry_record(ended, command, claim.raw_id, now, size, **keys))
+
+    def _size(self, ended: BatchRecord, lines: Download) -> Size:
+        """What is left of the ended batch."""
+        whole = ended.size or self._estimate.at_first(ended.endpoint, lines.file.bytes, ended.lines)
+        return whole.share(ended.lines - ended.completed, ended.lines)
 
     async def _open(self, ended: BatchRecord, what: str, file_id: str | None) -> Download:
         assert file_id is not None
@@ -95,7 +115,7 @@ def window_of(ended: BatchRecord, command: RetryBatch) -> str:
 
 
 def retry_record(
-    ended: BatchRecord, command: RetryBatch, raw_id: str, now: int, *, input_key: str, retried_key: str
+    ended: BatchRecord, command: RetryBatch, raw_id: str, now: int, size: Size, *, input_key: str, retried_key: str
 ) -> BatchRecord:
     """The record of the new batch: as the ended one was, but for what the command says. Raises InvalidRequest."""
     window = window_of(ended, command)
@@ -115,6 +135,8 @@ def retry_record(
         key_id=command.key_id,
         key_alias=command.key_alias,
         key_models=command.key_models,
+        key_limits=command.key_limits,
+        size=size,
         created_at=now,
         expires_at=now + seconds_of(window),
     )

@@ -67,6 +67,14 @@ class Routing:
         return {name: pool for name, pool in self._pools.items() if pool is not None}
 
     @property
+    def shown_models(self) -> tuple[str, ...]:
+        """The names under which the models of the lines are shown."""
+        names = self.models
+        if names is None:
+            return () if self._model is None else (self._model,)
+        return tuple(sorted({self._name_of(name) for name in names}))
+
+    @property
     def names(self) -> dict[str, str]:
         """What a model is shown as that the lines call by another name."""
         names = ((said, self._name_of(said)) for said in self.models or ())

@@ -11,7 +11,8 @@ from batchyard.batch_runner.batch import ShardOutcome
 from batchyard.batch_runner.fairness import Claim
 from batchyard.batch_runner.line_queue import LineQueue
 from batchyard.batch_runner.lines import BLANK, LineError, RequestLine, named_model, read_request, unanswered_line
-from batchyard.batch_runner.pool import Pool, PoolRetired
+from batchyard.batch_runner.pauses import Pause
+from batchyard.batch_runner.pool import Member, Pool, PoolRetired
 from batchyard.batch_runner.segments import (
     ERROR_KINDS,
     OUTPUT_KINDS,
@@ -100,6 +101,7 @@ class ShardRun:
         on_checkpoint: Told what is durable, about every second.
         claim: What its lines wait under for their turns.
         memory_bytes: Says how much of the results may be kept, when that is less than the setting.
+        pause: Says when nothing new is to be sent.
     """
 
     def __init__(
@@ -110,7 +112,9 @@ class ShardRun:
         on_checkpoint: Callable[[ShardProgress], Awaitable[None]],
         claim: Claim | None = None,
         memory_bytes: Callable[[], int] | None = None,
+        pause: Pause | None = None,
     ) -> None:
+        self._pause = pause
         self._shard = shard
         self._store = store
         self._settings = settings
@@ -306,7 +310,7 @@ class ShardRun:
     async def _work(self, queue: LineQueue, attempts: Attempts, pool: Pool) -> None:
         while queue.reserve():
             try:
-                place = await pool.acquire(claim=self._claim)
+                place = await self._place(pool)
             except PoolRetired:
                 return
             job = queue.take(place.deployment.id)
@@ -322,6 +326,25 @@ class ShardRun:
             await self._room.wait()
             if self._stopped.done():
                 return
+
+    async def _place(self, pool: Pool) -> Member:
+        """A place on a deployment, once there is one and nothing new is held back. Raises PoolRetired."""
+        while True:
+            await self._unpaused()
+            place = await pool.acquire(claim=self._claim)
+            if self._pause is None or not self._pause.is_on or self._stopped.done():
+                return place
+            pool.release(place, self._claim)
+
+    async def _unpaused(self) -> None:
+        if self._pause is None or not self._pause.is_on:
+            return
+        over = asyncio.create_task(self._pause.over())
+        try:
+            until: set[asyncio.Future[Any]] = {over, self._stopped}
+            await asyncio.wait(until, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await end((over,))
 
     def _gather(self, result: Result, job: LineJob) -> None:
         if self._shard.model is None:

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from batchyard.batch_runner.estimate import Rule
 from batchyard.batch_runner.retry import Failure, RetryPolicy
 from batchyard.common.settings import Settings
 
@@ -15,6 +16,13 @@ class RunnerSettings(Settings):
 
     max_requests: int = Field(default=50_000, ge=1, description="lines in one batch")
     max_line_bytes: int = Field(default=16 * MIB, ge=1024, description="bytes in one line")
+
+    bytes_per_token: float = Field(
+        default=4.0, gt=0, description="bytes of a batch's input that are taken for a token, before it has run"
+    )
+    default_output_tokens: int = Field(
+        default=256, ge=0, description="tokens expected in the answer to a line that does not limit them"
+    )
 
     mixed_models: bool = Field(
         default=False, description="whether a batch for which no model was given may name several in its lines"
@@ -119,6 +127,12 @@ class RunnerSettings(Settings):
     stale_after: float = Field(
         default=15.0, gt=0, description="seconds without change after which a batch is looked at"
     )
+    budget_interval: float = Field(
+        default=5.0, gt=0, description="seconds between two looks at budgets whose batches pause when they are spent"
+    )
+    audit_interval: float = Field(
+        default=60.0, gt=0, description="seconds between two comparisons of what is counted for limits with the batches"
+    )
     orphan_sweep_interval: float = Field(default=3600.0, gt=0, description="seconds between searches for leftovers")
     orphan_min_age: float = Field(default=3600.0, ge=0, description="seconds after which a leftover is one")
     command_timeout: float = Field(default=10.0, gt=0, description="seconds for another service to answer")
@@ -132,3 +146,7 @@ class RunnerSettings(Settings):
             budgets={Failure.THROTTLED: self.max_throttled, **self.retry_budgets},
             max_seconds=self.line_timeout,
         )
+
+    @property
+    def estimate(self) -> Rule:
+        return Rule(self.bytes_per_token, self.default_output_tokens)

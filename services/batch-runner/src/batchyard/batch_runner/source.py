@@ -2,10 +2,9 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import TypeVar
 
 from batchyard.batch_runner.wish import check_purpose, endpoint_of
-from batchyard.common.contracts.batches import BatchWish
+from batchyard.common.contracts.batches import BatchWish, CreateBatch
 from batchyard.common.contracts.files import OpenDownload, OpenPlace
 from batchyard.common.errors import InvalidRequest, ServiceUnavailable
 from batchyard.common.ids import encode_id
@@ -13,16 +12,16 @@ from batchyard.common.inline_requests import request_lines
 from batchyard.common.messaging.commands import CommandClient
 from batchyard.common.objects import ObjectStore, ObjectStoreUnavailable
 
-W = TypeVar("W", bound=BatchWish)
-
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The file with the lines: its public ID, its bytes, and the model that it is for."""
+    """The file with the lines: its public ID, where its bytes are, the model that it is for, and how much it holds."""
 
     file_id: str
     object_key: str
     model: str | None
+    bytes: int
+    lines: int | None
 
 
 async def opened(tenant: str, wish: BatchWish, commands: CommandClient) -> Source | None:
@@ -36,7 +35,8 @@ async def opened(tenant: str, wish: BatchWish, commands: CommandClient) -> Sourc
         return None
     download = await commands.call(tenant, OpenDownload(file_id=wish.input_file_id))
     check_purpose(wish.input_file_id, download.file)
-    return Source(encode_id("file", download.raw_id, download.model), download.object_key, download.model)
+    file_id = encode_id("file", download.raw_id, download.model)
+    return Source(file_id, download.object_key, download.model, download.file.bytes, download.lines)
 
 
 def encoded(wish: BatchWish) -> bytes:
@@ -48,7 +48,7 @@ def encoded(wish: BatchWish) -> bytes:
         raise InvalidRequest(f"Invalid 'requests': {error}.", param="requests", code="invalid_value") from error
 
 
-async def placed(tenant: str, wish: W, commands: CommandClient, objects: ObjectStore) -> W:
+async def placed(tenant: str, wish: CreateBatch, commands: CommandClient, objects: ObjectStore) -> CreateBatch:
     """The same wish with its `requests` in the object store; one whose lines are there already is left as it is.
 
     A place that nobody claims is swept. Raises InvalidRequest as `encoded` does.
@@ -62,4 +62,12 @@ async def placed(tenant: str, wish: W, commands: CommandClient, objects: ObjectS
     except ObjectStoreUnavailable as error:
         raise ServiceUnavailable("The object store did not answer. Please retry shortly.") from error
     digest = hashlib.sha256(lines).hexdigest()
-    return wish.model_copy(update={"requests": None, "upload_key": place.object_key, "input_digest": digest})
+    return wish.model_copy(
+        update={
+            "requests": None,
+            "upload_key": place.object_key,
+            "input_digest": digest,
+            "input_bytes": len(lines),
+            "input_lines": len(wish.requests),
+        }
+    )

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from batchyard.batch_runner import batch as transitions
+from batchyard.batch_runner.admission import Admission
 from batchyard.batch_runner.batch import BatchRecord, IllegalTransition, NativeNote
 from batchyard.batch_runner.batch_store import BatchStore
+from batchyard.batch_runner.estimate import Size
 from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.model_access import ModelAccess
 from batchyard.batch_runner.native.servers import NativeServers, Undecided
@@ -34,6 +36,7 @@ _SETTLE_POLL = 0.5
 _BUSY_POLL = 0.25
 _REFILE_DELAY = 1.0
 _UNDECIDED_DELAY = 5.0
+_HELD_DELAY = 2.0
 _log = get_logger(__name__)
 
 Transition = Callable[[BatchRecord], BatchRecord]
@@ -57,10 +60,12 @@ class Stepper:
         natives: NativeServers,
         results: Results,
         access: ModelAccess,
+        admission: Admission,
         standings: Standings,
         settings: RunnerSettings,
         clock: Clock,
     ) -> None:
+        self._admission = admission
         self._store = store
         self._fleet = fleet
         self._natives = natives
@@ -103,6 +108,10 @@ class Stepper:
                 return await self._sweep(record)
 
     async def _plan(self, record: BatchRecord) -> Verdict:
+        if record.held is not None and record.size is not None:
+            waiting = await self._wait_for_room(record, record.size, record.models)
+            if waiting is not None:
+                return waiting
         rules = LineRules(endpoint=record.endpoint, max_line_bytes=self._settings.max_line_bytes)
         may_use = self._access.of(record.tenant, record.key_models)
         planner = Planner(
@@ -116,6 +125,9 @@ class Stepper:
         plan = await planner.plan(self._store.objects, pinned)
         if not isinstance(plan, Plan):
             return await self._reject(record, plan.problems)
+        waiting = await self._wait_for_room(record, plan.size, plan.models)
+        if waiting is not None:
+            return waiting
         try:
             native = await self._choose_native(record, plan)
         except Undecided:
@@ -139,12 +151,32 @@ class Stepper:
                 lines=plan.lines,
                 shards=shards,
                 native=native,
+                size=plan.size,
+                models=plan.models,
             ),
         )
         crash_point("batch.planned")
         # Who was slower than a cancel has written objects that nobody knows of.
         await self._store.tidy_up(record)
         return verdict
+
+    async def _wait_for_room(self, record: BatchRecord, size: Size, models: tuple[str, ...]) -> Verdict | None:
+        """What comes next for a batch that does not fit now that its size is known; None for one that fits. Past its
+        deadline it is let through, to expire."""
+        lack = await self._admission.measure(record, size, models)
+        if lack is None or self._now() >= record.expires_at:
+            return None
+        if lack.problem is not None:
+            return await self._reject(record, (lack.problem,))
+        if record.held != lack.reason:
+            _log.info("batch.held", batch=record.raw_id, tenant=record.tenant, reason=lack.reason)
+            verdict = await self._change(record, lambda current: transitions.held(current, lack.reason, size, models))
+            if isinstance(verdict, Done):
+                return verdict
+            changed = await self._store.get(record.tenant, record.raw_id)
+            if changed is None or changed.status is not BatchStatus.VALIDATING:
+                return Again()
+        return Later(_HELD_DELAY)
 
     async def _choose_native(self, record: BatchRecord, plan: Plan) -> NativeNote | BatchProblem | None:
         """The server that is to run the batch whole, if one is. Past its deadline it makes no difference."""
@@ -256,6 +288,9 @@ class Stepper:
             await self._change(counted, lambda current: transitions.refiled(current, _uuid(), _uuid()))
             return Later(_REFILE_DELAY)
         crash_point("files.registered")
+        # Before the client can know that the batch has ended: it may want to send the next one.
+        await self._admission.release(counted)
+        crash_point("limits.released")
         verdict = await self._change(
             counted, lambda current: transitions.finished(current, self._now(), files.output_id, files.error_id)
         )
@@ -271,6 +306,7 @@ class Stepper:
     async def _sweep(self, record: BatchRecord) -> Verdict:
         if record.swept:
             return Done()
+        await self._admission.release(record)
         if record.native is not None:
             await self._natives.clean(record)
             crash_point("native.cleaned")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from batchyard.batch_runner.estimate import allowed_output
 from batchyard.common.contracts.batches import BatchProblem
 
 MAX_PROBLEMS = 100
@@ -23,6 +24,10 @@ _BRACKETS = re.compile(rb'(?P<string>"(?:[^"\\]|\\.)*"?)|(?P<open>[\[{])|(?P<clo
 class _Body(msgspec.Struct):
     model: object = None
     stream: object = None
+    max_completion_tokens: object = None
+    max_tokens: object = None
+    max_output_tokens: object = None
+    n: object = None
 
 
 class _Line(msgspec.Struct):
@@ -52,11 +57,13 @@ _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 @dataclass(frozen=True, slots=True)
 class CheckedLine:
-    """A line as far as it could be read. `model` is `body.model`, or None when the line names none."""
+    """A line as far as it could be read. `model` is `body.model`, or None when the line names none; `allowed_output`
+    the tokens that it allows for its answer, or None when it does not say."""
 
     custom_id: str | None
     model: str | None
     problem: BatchProblem | None
+    allowed_output: int | None = None
 
 
 def check_line(number: int, text: bytes, rules: LineRules) -> CheckedLine:
@@ -104,7 +111,8 @@ def _check_members(line: _Line, rules: LineRules, refused: Callable[..., Checked
         return refused("streaming_unsupported", message, "body.stream")
     if body.model is not None and (not isinstance(body.model, str) or not 0 < len(body.model) <= MAX_MODEL):
         return refused("invalid_request", f"The model must be a string of 1 to {MAX_MODEL} characters.", "body.model")
-    return CheckedLine(line.custom_id, body.model, None)
+    allowed = allowed_output(body.max_completion_tokens, body.max_tokens, body.max_output_tokens, choices=body.n)
+    return CheckedLine(line.custom_id, body.model, None, allowed)
 
 
 def normal_path(url: str) -> str:

@@ -16,6 +16,7 @@ from batchyard.batch_runner.native.run import NativeRun
 from batchyard.batch_runner.native.servers import NativeServers
 from batchyard.batch_runner.open_shards import OpenShards
 from batchyard.batch_runner.pace import Paces
+from batchyard.batch_runner.pauses import Pauses
 from batchyard.batch_runner.pool import Pool
 from batchyard.batch_runner.queue import Done, Later
 from batchyard.batch_runner.results import shard_input, stop_reason
@@ -49,9 +50,11 @@ class Worker:
         fleet: Fleet,
         natives: NativeServers,
         attempts: Attempts,
+        pauses: Pauses,
         settings: RunnerSettings,
         clock: Clock,
     ) -> None:
+        self._pauses = pauses
         self._store = store
         self._fleet = fleet
         self._natives = natives
@@ -164,7 +167,8 @@ class Worker:
             with pool.claimed(record.tenant, record.raw_id) as claim:
                 if record.native is None:
                     memory = self.open_shards.memory_bytes
-                    run = ShardRun(shard_to_run, self._store.objects, self._settings, report, claim, memory)
+                    pause = self._pauses.of(record.tenant)
+                    run = ShardRun(shard_to_run, self._store.objects, self._settings, report, claim, memory, pause)
                 else:
                     run = self._natives.run(record, shard_to_run, report)
                 with self._registered(record, run), self._deadline(record, run):

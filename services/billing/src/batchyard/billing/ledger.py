@@ -93,6 +93,7 @@ class Ledger:
             ServiceUnavailable: The database does not answer; the entry may be recorded later.
         """
         if event.status not in BILLABLE:
+            await self._store.release(event.tenant, event.raw_batch_id)
             return Outcome.NOTHING_RAN
         await self.write_prices()
         end = finished_at(event)

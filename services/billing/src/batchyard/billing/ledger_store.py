@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, RowMapping, Select, func, literal, or_, se
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from batchyard.billing.budget_store import release
 from batchyard.billing.database import Database
 from batchyard.billing.entry import LedgerEntry
 from batchyard.billing.price_book import PriceVersion, next_version
@@ -61,8 +62,8 @@ class LedgerStore:
         self._add = insert.on_conflict_do_nothing().returning(table.c.entry_id)
 
     async def add(self, entries: Sequence[LedgerEntry], version: PriceVersion | None = None) -> bool:
-        """Write the entries of one batch, or one adjustment, durably and all at once; False when the first of them is
-        there already, which stays as it was.
+        """Write the entries of one batch, in the place of what was set aside for it, or one adjustment, durably and all
+        at once; False when the first of them is there already, which stays as it was.
 
         Raises:
             PricesMoved: They were computed from `version`, and another one is there by now.
@@ -73,11 +74,18 @@ class LedgerStore:
                 await self._lock(connection, "pg_advisory_xact_lock_shared")
                 if await self._newest_number(connection, first.line.finished_at) != version.number:
                     raise PricesMoved
-            if await connection.scalar(self._add, values_of(first)) is None:
-                return False
-            for entry in others:
-                await connection.execute(table.insert(), values_of(entry))
-        return True
+            is_new = await connection.scalar(self._add, values_of(first)) is not None
+            if is_new:
+                for entry in others:
+                    await connection.execute(table.insert(), values_of(entry))
+            if first.raw_batch_id is not None:
+                await release(connection, first.line.tenant, first.raw_batch_id)
+        return is_new
+
+    async def release(self, tenant: str, batch_id: str) -> None:
+        """Set nothing aside any more for a batch (raw ID) that has cost nothing."""
+        async with self._database.writing() as connection:
+            await release(connection, tenant, batch_id)
 
     async def add_prices(self, prices: Mapping[str, Any], now: float) -> PriceVersion | None:
         """Write a version of the price book, unless the last one says the same. `now` is in Unix seconds."""

@@ -20,6 +20,14 @@ class BillingSettings(Settings):
         default=60.0, ge=0, description="seconds for which the start waits for a database that does not answer"
     )
 
+    budget_interval: float = Field(
+        default=5.0, gt=0, description="seconds after which an event about a budget is published at the latest"
+    )
+    reservation_audit_interval: float = Field(
+        default=300.0, gt=0, description="seconds between two looks for money set aside for batches that are gone"
+    )
+    command_timeout: float = Field(default=10.0, gt=0, description="seconds for another service to answer")
+
     @field_validator("database_url")
     @classmethod
     def _names_a_ledger(cls, value: SecretStr) -> SecretStr:

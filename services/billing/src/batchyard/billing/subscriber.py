@@ -10,6 +10,7 @@ One message is fetched when the one before is settled: nothing waits in this pro
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 
 from nats.aio.msg import Msg
 from nats.errors import Error
@@ -23,6 +24,8 @@ from batchyard.common.logs import get_logger
 from batchyard.common.messaging.presence import TopologyMissing, bind_consumer
 from batchyard.common.messaging.topology import Consumer
 from batchyard.common.settings import Settings
+
+Afterwards = Callable[[BatchEvent], Awaitable[None]]
 
 _KNOWN_VERSION = 1
 # After a restart of the server an outstanding fetch is lost, and work resumes when this time is over.
@@ -44,10 +47,19 @@ class FromTheFuture(Exception):
 class EventSubscriber:
     """Reads `consumer` until told to stop, and has `ledger` record every event.
 
-    Any number of replicas may read the same consumer.
+    Any number of replicas may read the same consumer. `afterwards` is awaited with each event that has been recorded,
+    again with one that is delivered again.
     """
 
-    def __init__(self, js: JetStreamContext, consumer: Consumer, ledger: Ledger, settings: Settings) -> None:
+    def __init__(
+        self,
+        js: JetStreamContext,
+        consumer: Consumer,
+        ledger: Ledger,
+        settings: Settings,
+        afterwards: Afterwards | None = None,
+    ) -> None:
+        self._afterwards = afterwards
         self._js = js
         self._consumer = consumer
         self._ledger = ledger
@@ -96,6 +108,8 @@ class EventSubscriber:
         try:
             event = parse(message.subject, message.data)
             outcome = await self._ledger.record(event)
+            if self._afterwards is not None:
+                await self._afterwards(event)
         except (Unreadable, Unbillable) as error:
             _log.error("event.refused", subject=message.subject, stream_sequence=_sequence(message), error=str(error))
             await message.term()

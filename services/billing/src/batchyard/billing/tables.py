@@ -108,6 +108,7 @@ ledger_entries = Table(
     Index(None, "tenant", "finished_at", "entry_id"),
     Index(None, "tenant", "batch_id"),
     Index(None, "finished_at"),
+    Index(None, "tenant", "currency", "finished_at", "key_id", "cost"),
 )
 
 # What was charged for what, from a moment (Unix s, included) until the next version's: `prices` is the whole book.
@@ -120,4 +121,37 @@ price_versions = Table(
     Column("valid_from", BigInteger, nullable=False),
     Column("recorded_at", BigInteger, nullable=False),
     Column("prices", JSON, nullable=False),
+)
+
+# What is set aside for a batch (raw ID) that has not ended; `waits`: it came to more than was set aside, and waits.
+budget_reservations = Table(
+    "budget_reservations",
+    metadata,
+    Column("tenant", Word, primary_key=True),
+    Column("batch_id", Word, primary_key=True),
+    Column("key_id", Word),
+    Column("amount", Money, nullable=False),
+    Column("currency", Word, nullable=False),
+    Column("waits", BigInteger, nullable=False),
+    Column("reserved_at", BigInteger, nullable=False),
+)
+
+# The limits of keys that have a budget, as they were when last a batch was made under them.
+budget_keys = Table(
+    "budget_keys",
+    metadata,
+    Column("tenant", Word, primary_key=True),
+    Column("key_id", Word, primary_key=True),
+    Column("limits", JSON, nullable=False),
+)
+
+# What is told once in a period: `scope` is the key's ID, or empty for the team. `event` is published as it stands.
+budget_alerts = Table(
+    "budget_alerts",
+    metadata,
+    Column("tenant", Word, primary_key=True),
+    Column("scope", Word, primary_key=True),
+    Column("period_start", BigInteger, primary_key=True),
+    Column("event", JSON, nullable=False),
+    Column("told_at", BigInteger),
 )

@@ -7,7 +7,8 @@ from functools import partial
 from batchyard.common.clock import SystemClock
 from batchyard.common.health import Check, HealthChecks
 from batchyard.common.messaging.records import Records
-from batchyard.common.messaging.topology import FILES_BUCKET, PARTS_BUCKET, UPLOADS_BUCKET
+from batchyard.common.messaging.teams import open_teams
+from batchyard.common.messaging.topology import FILES_BUCKET, PARTS_BUCKET, STORAGE_BUCKET, UPLOADS_BUCKET
 from batchyard.common.objects import ObjectStore
 from batchyard.common.operations import ready_when
 from batchyard.common.service import Messaging, open_messaging, open_objects
@@ -15,7 +16,9 @@ from batchyard.common.tasks import end
 from batchyard.file_store.files import Files
 from batchyard.file_store.handlers import SERVICE, command_router
 from batchyard.file_store.loops import every, until_done
+from batchyard.file_store.quota import Quota
 from batchyard.file_store.settings import FileStoreSettings
+from batchyard.file_store.storage import StorageRecord
 from batchyard.file_store.store import FileRecord
 from batchyard.file_store.upkeep import Upkeep
 from batchyard.file_store.upload import PartRecord, UploadRecord
@@ -32,13 +35,19 @@ def serve(settings: FileStoreSettings) -> Callable[[asyncio.Event], Awaitable[No
 
 async def _run(settings: FileStoreSettings, stop: asyncio.Event) -> None:
     # Commands that are under way when the process stops still need the object store: it is closed last.
-    async with open_objects(settings) as objects, open_messaging(SERVICE, settings) as messaging:
+    async with (
+        open_objects(settings) as objects,
+        open_messaging(SERVICE, settings) as messaging,
+        open_teams(messaging.connection) as teams,
+    ):
         records = Records(messaging.js, FILES_BUCKET, FileRecord)
         clock = SystemClock()
         claim_within = settings.unclaimed_upload_max_age
-        files = Files(records, objects, clock, claim_within, settings.upload_url_lifetime)
-        upkeep = Upkeep(files, records, objects, clock, claim_within)
         upload_records = Records(messaging.js, UPLOADS_BUCKET, UploadRecord)
+        storage = Records(messaging.js, STORAGE_BUCKET, StorageRecord)
+        quota = Quota(storage, records, upload_records, teams, clock)
+        files = Files(records, objects, clock, claim_within, quota, settings.upload_url_lifetime)
+        upkeep = Upkeep(files, records, objects, clock, claim_within)
         part_records = Records(messaging.js, PARTS_BUCKET, PartRecord)
         uploads = Uploads(
             upload_records, part_records, files, objects, clock, settings.upload_limits, settings.max_first_line_bytes
@@ -61,6 +70,7 @@ async def _run(settings: FileStoreSettings, stop: asyncio.Event) -> None:
                     group.create_task(until_done(_OBJECT_STORE_RETRY, "object_store", objects.check, stop)),
                     group.create_task(every(settings.expiry_interval, "expiry", upkeep.remove_expired, stop)),
                     group.create_task(every(settings.expiry_interval, "uploads", upload_upkeep.settle, stop)),
+                    group.create_task(every(settings.recount_interval, "recount", quota.recount, stop)),
                     group.create_task(every(settings.sweep_interval, "sweep", sweep, stop)),
                 ]
                 await stop.wait()

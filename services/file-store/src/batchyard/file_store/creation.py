@@ -16,6 +16,11 @@ def expires_at(created_at: int, purpose: Purpose, expires_after: ExpiresAfter | 
     return created_at + BATCH_FILE_LIFETIME if purpose is Purpose.BATCH else None
 
 
+def line_count(content: bytes) -> int:
+    """How many lines there are, blank ones too; the last one need not end."""
+    return content.count(b"\n") + (not content.endswith(b"\n") and content != b"")
+
+
 def check_batch_input(filename: str, purpose: Purpose, size: int, named_by: str = "file") -> None:
     """Raise InvalidRequest for a batch input of `size` bytes that no batch could ever read.
 

@@ -5,7 +5,7 @@ which `upkeep` sweeps, and never a record without bytes.
 """
 
 import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from batchyard.common.clock import Clock
 from batchyard.common.contracts.files import (
@@ -20,18 +20,20 @@ from batchyard.common.contracts.files import (
     OpenDownload,
     OpenPlace,
     Place,
+    Purpose,
 )
 from batchyard.common.crash import crash_point
-from batchyard.common.errors import ApiError, InvalidRequest, NotFound
+from batchyard.common.errors import ApiError, InvalidRequest, NotFound, QuotaExceeded
 from batchyard.common.ids import created_at_of, decode_id, is_raw_id, new_raw_id, raw_id_of
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.records import Entry, Records, RevisionConflict
 from batchyard.common.object_keys import file_key, parse_file_key
 from batchyard.common.objects import ObjectInfo, ObjectStore, ObjectStoreUnavailable, check_key
 from batchyard.common.paging import PageWindow
-from batchyard.file_store.creation import check_batch_input, expires_at
+from batchyard.file_store.creation import check_batch_input, expires_at, line_count
 from batchyard.file_store.listing import page_of, read_cursor
 from batchyard.file_store.object_errors import object_store_errors
+from batchyard.file_store.quota import Quota
 from batchyard.file_store.store import FileRecord, record_key, records_prefix
 
 # Each holds up to a page of records and streams all of a tenant's; more at once would only make all of them late.
@@ -59,6 +61,7 @@ class Files:
         objects: ObjectStore,
         clock: Clock,
         claim_within: float,
+        quota: Quota,
         url_lifetime: float = 900.0,
     ) -> None:
         self._records = records
@@ -66,6 +69,7 @@ class Files:
         self._clock = clock
         self._claim_within = claim_within
         self._url_lifetime = url_lifetime
+        self.quota = quota
         self._listings = asyncio.Semaphore(_CONCURRENT_LISTINGS)
 
     async def open_place(self, tenant: str, command: OpenPlace) -> Place:
@@ -73,19 +77,22 @@ class Files:
 
         Raises:
             InvalidRequest: A URL is asked for, and the store has none.
+            QuotaExceeded: The team has no room left.
         """
+        room = await self.quota.room(tenant)
         raw_id, object_key = new_place(tenant)
         if not command.presigned:
-            return Place(object_key=object_key, file_id=raw_id)
+            return Place(object_key=object_key, file_id=raw_id, room=room)
         expires_at = int(self._clock.now() + self._url_lifetime)
         url = _needed(await self._objects.put_url(object_key, self._url_lifetime))
-        return Place(object_key=object_key, file_id=raw_id, upload_url=url, upload_url_expires_at=expires_at)
+        return Place(object_key=object_key, file_id=raw_id, upload_url=url, upload_url_expires_at=expires_at, room=room)
 
     async def create(self, tenant: str, command: CreateFile) -> File:
         """Record uploaded or inline bytes as a file; claiming the same upload again answers the same file.
 
         Raises:
             InvalidRequest: Not exactly one source, no such upload of this tenant's, or no possible batch input.
+            QuotaExceeded: The team has not enough room; the bytes are removed then. Results of batches always have.
         """
         match command:
             case CreateFile(object_key=str(object_key), content=None):
@@ -96,7 +103,10 @@ class Files:
                 raw_id, stored = await self._put(tenant, content.encode())
             case _:
                 raise InvalidRequest("Exactly one of 'object_key' and 'content' must be given.", param="object_key")
-        return (await self._record(_record_of(tenant, command, raw_id, stored))).as_file()
+        record = _record_of(tenant, command, raw_id, stored)
+        if record.purpose is not Purpose.BATCH_OUTPUT:
+            await self._take_room(record)
+        return (await self._record(record)).as_file()
 
     async def get(self, tenant: str, command: GetFile) -> File:
         """Raises NotFound."""
@@ -143,6 +153,7 @@ class Files:
             etag=record.etag,
             download_url=url,
             download_url_expires_at=expires_at,
+            lines=record.lines,
         )
 
     async def remove(self, entry: Entry[FileRecord]) -> None:
@@ -152,6 +163,7 @@ class Files:
             RevisionConflict: Someone else removed it first.
         """
         await self._records.delete(entry.key, entry.revision)
+        await self.quota.note(entry.value.tenant, -entry.value.bytes)
         try:
             await self._objects.delete([entry.value.object_key])
         except ObjectStoreUnavailable as error:
@@ -193,6 +205,17 @@ class Files:
         with object_store_errors():
             return raw_id, await self._objects.put(object_key, content)
 
+    async def _take_room(self, record: FileRecord) -> None:
+        if not self.quota.is_kept(record.tenant) or await self._records.get(record.key) is not None:
+            return
+        try:
+            await self.quota.claim(record.tenant, record.raw_id, record.bytes)
+        except QuotaExceeded:
+            with suppress(ObjectStoreUnavailable):  # the sweep does it
+                await self._objects.delete([record.object_key])
+            raise
+        crash_point("storage.claimed")
+
     async def _record(self, record: FileRecord) -> FileRecord:
         if record.is_expired(self._clock.now()):
             raise InvalidRequest(
@@ -203,8 +226,11 @@ class Files:
             raise _no_such_upload(record.object_key)
         return kept
 
-    async def record(self, record: FileRecord) -> FileRecord | None:
+    async def record(self, record: FileRecord, upload_id: str | None = None) -> FileRecord | None:
         """Write the record of a file whose bytes are there; a file that was deleted meanwhile is not made again.
+
+        Args:
+            upload_id: The upload that brought it, for which its room was taken.
 
         Returns:
             What is recorded under its key now: the first record that was written, or None when that is gone.
@@ -216,6 +242,10 @@ class Files:
             entry = await self._records.get(record.key)
             return None if entry is None else entry.value
         crash_point("file.recorded")
+        if record.purpose is Purpose.BATCH_OUTPUT:
+            await self.quota.note(record.tenant, record.bytes)
+        else:
+            await self.quota.settle(record.tenant, upload_id or record.raw_id)
         _log.info(
             "file.created",
             tenant=record.tenant,
@@ -240,6 +270,7 @@ def _record_of(tenant: str, command: CreateFile, raw_id: str, stored: ObjectInfo
         model=command.model,
         created_at=created_at,
         expires_at=expires_at(created_at, command.purpose, command.expires_after),
+        lines=command.lines if command.content is None else line_count(command.content.encode()),
     )
 
 

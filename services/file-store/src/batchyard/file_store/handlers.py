@@ -1,6 +1,14 @@
 """Which method answers which command."""
 
-from batchyard.common.contracts.files import CreateFile, DeleteFile, GetFile, ListFiles, OpenDownload, OpenPlace
+from batchyard.common.contracts.files import (
+    CreateFile,
+    DeleteFile,
+    GetFile,
+    GetStorage,
+    ListFiles,
+    OpenDownload,
+    OpenPlace,
+)
 from batchyard.common.contracts.health import CheckFileStore
 from batchyard.common.contracts.uploads import AddPart, CancelUpload, CompleteUpload, CreateUpload, GetUpload, OpenPart
 from batchyard.common.health import HealthChecks
@@ -20,6 +28,7 @@ def command_router(files: Files, uploads: Uploads, health: HealthChecks) -> Comm
     router.on(ListFiles, files.list)
     router.on(DeleteFile, files.delete)
     router.on(OpenDownload, files.open_download)
+    router.on(GetStorage, files.quota.report)
     router.on(CreateUpload, uploads.create)
     router.on(GetUpload, uploads.get)
     router.on(OpenPart, uploads.open_part)

@@ -15,6 +15,9 @@ class FileStoreSettings(Settings):
 
     expiry_interval: float = Field(default=60.0, gt=0, description="between two looks for what has expired or ended")
     sweep_interval: float = Field(default=3600.0, gt=0, description="between two looks for bytes never claimed")
+    recount_interval: float = Field(
+        default=300.0, gt=0, description="between two comparisons of what is counted for storage quotas with the files"
+    )
     unclaimed_upload_max_age: float = Field(
         default=86_400.0,
         gt=0,

@@ -8,7 +8,10 @@ from batchyard.common.subjects import encode_token
 
 
 class FileRecord(BaseModel):
-    """What is kept of a file. Never changed once written; `created_at` and `expires_at` are Unix seconds."""
+    """What is kept of a file. Never changed once written; `created_at` and `expires_at` are Unix seconds.
+
+    `lines` were counted while it came in, blank ones too; None if nobody did.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -22,6 +25,7 @@ class FileRecord(BaseModel):
     model: str | None = None
     created_at: int
     expires_at: int | None = None
+    lines: int | None = None
 
     @property
     def key(self) -> str:

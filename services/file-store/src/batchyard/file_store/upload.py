@@ -7,6 +7,7 @@
 An upload that has ended is cleared (its parts are removed), and forgotten a day later.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -81,11 +82,12 @@ class UploadRecord(BaseModel):
 
 
 class PartRecord(BaseModel):
-    """What is kept of a part; its key says the rest."""
+    """What is kept of a part; its key says the rest. `newlines` is None if nobody has counted them."""
 
     model_config = ConfigDict(frozen=True)
 
     bytes: int
+    newlines: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,12 @@ def check_choice(upload: UploadRecord, sizes: list[int]) -> None:
             param="part_ids",
             code="size_mismatch",
         )
+
+
+def lines_in(parts: Sequence[PartRecord]) -> int | None:
+    """The lines that parts hold together, if all were counted: as many as newlines, but at least one."""
+    counts = [part.newlines for part in parts if part.newlines is not None]
+    return max(1, sum(counts)) if len(counts) == len(parts) else None
 
 
 def completed(upload: UploadRecord, file: FileRecord, chosen: str, now: float) -> UploadRecord:

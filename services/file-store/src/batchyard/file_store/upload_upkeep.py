@@ -84,6 +84,7 @@ class UploadUpkeep:
         if upload.status is UploadStatus.PENDING and now >= upload.expires_at + CLAIM_GRACE:
             upload = expired(upload, now)
             revision = await self._records.update(entry.key, upload, revision)
+            await self._files.quota.drop(upload.tenant, upload.raw_id)
             _log.info("upload.expired", tenant=upload.tenant, upload_id=upload.raw_id)
         if upload.ended_at is None:
             return
@@ -95,7 +96,7 @@ class UploadUpkeep:
 
     async def _clear(self, upload: UploadRecord, revision: int) -> None:
         if upload.file is not None:
-            await self._files.record(upload.file)  # a crash may have kept it back
+            await self._files.record(upload.file, upload.raw_id)  # a crash may have kept it back
         prefix = parts_prefix(upload.tenant, uuid_hex_of(upload.raw_id))
         await self._objects.delete([stored.key async for stored in self._objects.list(prefix)])
         crash_point("parts.removed")

@@ -43,6 +43,7 @@ from batchyard.file_store.upload import (
     check_pending,
     completed,
     digest_of,
+    lines_in,
     part_record_key,
     with_part,
 )
@@ -88,7 +89,8 @@ class Uploads:
         self._joins = Joins[UploadRecord](_JOINS_AT_ONCE)
 
     async def create(self, tenant: str, command: CreateUpload) -> Upload:
-        """Announce a file. Raises InvalidRequest or PayloadTooLarge for one that could never be made."""
+        """Announce a file. Raises InvalidRequest or PayloadTooLarge for one that could never be made, and QuotaExceeded
+        for one that the team has no room for: it is taken now."""
         if command.bytes > self._limits.max_bytes:
             raise PayloadTooLarge(
                 f"File is too large: an upload has at most {self._limits.max_bytes} bytes.", param="bytes"
@@ -107,6 +109,7 @@ class Uploads:
             expires_at=created_at_of(raw_id) + int(self._limits.lifetime),
             expires_after=None if after is None else after.seconds,
         )
+        await self._files.quota.claim(tenant, raw_id, command.bytes, is_upload=True)
         await self._records.create(record.key, record)
         _log.info("upload.created", tenant=tenant, upload_id=raw_id, purpose=command.purpose, bytes=command.bytes)
         return record.as_upload(self._clock.now())
@@ -142,7 +145,7 @@ class Uploads:
             raise _no_such_upload(command.upload_id)
         crash_point("part.counted")
         try:
-            await self._parts.create(key, PartRecord(bytes=stored.size))
+            await self._parts.create(key, PartRecord(bytes=stored.size, newlines=command.newlines))
         except RevisionConflict:
             return as_part(upload, part_id)
         crash_point("part.recorded")
@@ -176,6 +179,7 @@ class Uploads:
         entry = await self._records.change(upload.key, lambda record: cancelled(record, now))
         if entry is None:
             raise _no_such_upload(command.upload_id)
+        await self._files.quota.drop(tenant, upload.raw_id)
         _log.info("upload.cancelled", tenant=tenant, upload_id=upload.raw_id)
         return entry.value.as_upload(now)
 
@@ -194,7 +198,7 @@ class Uploads:
         now = self._clock.now()
         file: File | None = None
         if upload.file is not None:
-            kept = await self._files.record(upload.file)
+            kept = await self._files.record(upload.file, upload.raw_id)
             file = None if kept is None or kept.is_expired(now) else kept.as_file()
         return upload.as_upload(now, file)
 
@@ -208,7 +212,7 @@ class Uploads:
     async def _join(self, upload: UploadRecord, command: CompleteUpload, chosen: str) -> UploadRecord:
         """Check and join the parts, and complete the upload with them; of several that try, one file is kept."""
         check_pending(upload, self._clock.now(), "complete")
-        keys = await self._chosen(upload, command.part_ids)
+        keys, lines = await self._chosen(upload, command.part_ids)
         try:
             with object_store_errors():
                 if upload.purpose is Purpose.BATCH:
@@ -221,7 +225,7 @@ class Uploads:
             # The parts go when the upload has ended: somebody else may have completed it.
             return await self._ended_meanwhile(upload, chosen)
         crash_point("upload.joined")
-        file = _file_of(upload, raw_id, stored, command.model)
+        file = _file_of(upload, raw_id, stored, command.model, lines)
         now = self._clock.now()
         try:
             entry = await self._records.change(upload.key, lambda record: completed(record, file, chosen, now))
@@ -237,19 +241,20 @@ class Uploads:
         _log.info("upload.completed", tenant=upload.tenant, upload_id=upload.raw_id, file_id=raw_id, parts=len(keys))
         return entry.value
 
-    async def _chosen(self, upload: UploadRecord, part_ids: tuple[str, ...]) -> list[str]:
-        """The keys of the parts' bytes, in order. Raises InvalidRequest."""
+    async def _chosen(self, upload: UploadRecord, part_ids: tuple[str, ...]) -> tuple[list[str], int | None]:
+        """The keys of the parts' bytes, in order, and how many lines they hold. Raises InvalidRequest."""
         if len(set(part_ids)) < len(part_ids):
             raise InvalidRequest("A part was named twice.", param="part_ids", code="invalid_value")
-        known = {entry.key.rpartition(".")[2]: entry.value.bytes async for entry in self._parts.list(upload.key)}
+        known = {entry.key.rpartition(".")[2]: entry.value async for entry in self._parts.list(upload.key)}
         for index, part_id in enumerate(part_ids):
             if part_id not in known:
                 raise InvalidRequest(
                     f"No such Part object: {part_id}", param=f"part_ids[{index}]", code="invalid_value"
                 )
-        check_choice(upload, [known[part_id] for part_id in part_ids])
+        parts = [known[part_id] for part_id in part_ids]
+        check_choice(upload, [part.bytes for part in parts])
         upload_hex = uuid_hex_of(upload.raw_id)
-        return [part_key(upload.tenant, upload_hex, uuid_hex_of(part_id)) for part_id in part_ids]
+        return [part_key(upload.tenant, upload_hex, uuid_hex_of(part_id)) for part_id in part_ids], lines_in(parts)
 
     async def _ended_meanwhile(self, upload: UploadRecord, chosen: str) -> UploadRecord:
         ended = await self._find(upload.tenant, upload.raw_id)
@@ -287,7 +292,7 @@ def _part_in(upload: UploadRecord, object_key: str) -> str:
     return part_id
 
 
-def _file_of(upload: UploadRecord, raw_id: str, stored: ObjectInfo, model: str | None) -> FileRecord:
+def _file_of(upload: UploadRecord, raw_id: str, stored: ObjectInfo, model: str | None, lines: int | None) -> FileRecord:
     created_at = created_at_of(raw_id)
     return FileRecord(
         raw_id=raw_id,
@@ -300,6 +305,7 @@ def _file_of(upload: UploadRecord, raw_id: str, stored: ObjectInfo, model: str |
         model=upload.model if upload.model is not None else model,
         created_at=created_at,
         expires_at=expires_at(created_at, upload.purpose, upload.file_lifetime),
+        lines=lines,
     )
 
 

@@ -35,6 +35,7 @@ from batchyard.gateway.routes import (
     fleet,
     health,
     keys,
+    limits,
     models,
     retries,
     spend,
@@ -70,7 +71,7 @@ def routed_api(middleware: Sequence[Middleware] = ()) -> FastAPI:
         middleware=middleware,
     )
     app.include_router(health.router)
-    for routes in (files, uploads, batches, retries, batch_results, models, fleet, spend, keys, teams):
+    for routes in (files, uploads, batches, retries, batch_results, models, fleet, limits, spend, keys, teams):
         app.include_router(routes.router, prefix="/v1")
         app.include_router(routes.router, include_in_schema=False)
     return app

@@ -8,6 +8,7 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 from pydantic import BaseModel
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
+from batchyard.common.contracts.access import Limits
 from batchyard.common.contracts.base import Command
 from batchyard.common.errors import PermissionDenied, ServiceUnavailable
 from batchyard.gateway.auth import TEAM_HEADER, Identity
@@ -34,6 +35,11 @@ class Caller:
     def key_models(self) -> tuple[str, ...]:
         """The models that the key itself may name; none: all that the team may."""
         return () if self.identity.key is None else self.identity.key.models
+
+    @property
+    def key_limits(self) -> Limits | None:
+        """What the key itself may do; None for one without a record."""
+        return None if self.identity.key is None else self.identity.key.limits
 
     def check_model(self, model: str | None) -> None:
         """Raise PermissionDenied for a model that the caller may not use."""

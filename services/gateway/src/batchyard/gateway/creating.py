@@ -43,14 +43,21 @@ async def create_batch(request: Request, caller: Caller) -> Batch | BatchValidat
     key = idempotency_key(request)
     order = await _read(request, caller)
     place = None
+    size: dict[str, int] = {}
     if order.lines is not None:
         place = await _put(caller, order.lines)
         digest = hashlib.sha256(order.lines).hexdigest()
+        size = {"input_bytes": len(order.lines), "input_lines": order.lines.count(b"\n")}
         order = _Order({**order.members, "upload_key": place.object_key, "input_digest": digest}, None, order.dry_run)
     if order.dry_run:
         return await _validate(order, place, caller)
     command = CreateBatch(
-        **order.members, key_id=caller.identity.key_id, key_alias=caller.identity.key_alias, idempotency_key=key
+        **order.members,
+        **size,
+        key_id=caller.identity.key_id,
+        key_alias=caller.identity.key_alias,
+        key_limits=caller.key_limits,
+        idempotency_key=key,
     )
     return await _create(command, place, retries_of(request), caller)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from batchyard.common.errors import ApiError, Conflict, InvalidRequest, QuotaExceeded
+from batchyard.common.errors import ApiError, Conflict, InvalidRequest, QuotaExceeded, TooManyRequests
 
 INTERNAL_ERROR = "The server had an error while processing your request."
 
@@ -68,12 +68,18 @@ def error_response(error: ApiError, headers: Mapping[str, str] | None = None) ->
     )
 
 
+def _is_final(error: ApiError) -> bool:
+    """Whether a status that is often worth another try is not worth one: of those a 429 says when it may succeed."""
+    is_hopeless = isinstance(error, TooManyRequests) and error.retry_after is None
+    return is_hopeless or isinstance(error, Conflict | QuotaExceeded)
+
+
 def _headers_of(error: ApiError) -> dict[str, str]:
     headers: dict[str, str] = {}
     if error.retry_after is not None:
         headers["retry-after"] = str(error.retry_after)
-    if isinstance(error, Conflict | QuotaExceeded):
-        headers["x-should-retry"] = "false"  # the SDKs retry 409 and 429 by themselves, and these are final
+    if _is_final(error):
+        headers["x-should-retry"] = "false"  # the SDKs retry 409 and 429 by themselves
     if error.http_status == 401:
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, RequestTimeout):

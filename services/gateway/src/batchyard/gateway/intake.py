@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from batchyard.common.contracts.files import CreateFile, File, OpenPlace, Purpose
-from batchyard.common.errors import InvalidRequest, PayloadTooLarge
+from batchyard.common.errors import InvalidRequest, PayloadTooLarge, QuotaExceeded
 from batchyard.common.first_line import FirstLine
 from batchyard.common.objects import ObjectTooLarge
 from batchyard.gateway.bodies import body_chunks, check_encoding, declared_length
 from batchyard.gateway.caller import Caller
 from batchyard.gateway.deposit import Deposit
 from batchyard.gateway.file_form import FileForm
+from batchyard.gateway.line_count import LineCount
 from batchyard.gateway.model_choice import choose_model
 from batchyard.gateway.multipart import Events, PartBegan, boundary_of, decode_form, part_data, parts_of, read_field
 from batchyard.gateway.settings import FORM_OVERHEAD_BYTES, GatewaySettings
@@ -39,8 +40,11 @@ async def take_file(request: Request, caller: Caller) -> File:
     if (declared_length(request) or 0) > settings.max_file_bytes + FORM_OVERHEAD_BYTES:
         raise too_large()
     caller.check_model(choose_model(request))
-    deposit = Deposit(caller, (await caller.call(OpenPlace())).object_key)
-    intake = _Intake(deposit, settings)
+    place = await caller.call(OpenPlace())
+    if place.room is not None and (declared_length(request) or 0) > place.room + FORM_OVERHEAD_BYTES:
+        raise no_room(place.room)
+    deposit = Deposit(caller, place.object_key)
+    intake = _Intake(deposit, settings, place.room)
     try:
         async with (
             aclosing(body_chunks(request, settings.read_timeout)) as body,
@@ -60,13 +64,15 @@ class _StoredFile:
     name: str
     size: int
     first_line: FirstLine
+    lines: int
 
 
 class _Intake:
     """One form being read: fields are kept, the file goes to the store as it comes."""
 
-    def __init__(self, deposit: Deposit, settings: GatewaySettings) -> None:
+    def __init__(self, deposit: Deposit, settings: GatewaySettings, room: int | None) -> None:
         self._deposit = deposit
+        self._room = room
         self._settings = settings
         self._form = FileForm()
         self._file: _StoredFile | None = None
@@ -95,6 +101,7 @@ class _Intake:
             object_key=self._deposit.object_key,
             model=choose_model(request, self._form.models, self._form.target_model_names),
             expires_after=self._form.expires_after,
+            lines=self._file.lines if purpose is Purpose.BATCH else None,
         )
 
     async def _store(self, part: PartBegan, events: Events) -> _StoredFile:
@@ -107,19 +114,22 @@ class _Intake:
         purpose = self._form.known_purpose
         if purpose is Purpose.BATCH:
             _check_batch_name(part.filename)
-        first_line = FirstLine(self._settings.max_first_line_bytes)
+        first_line, counted = FirstLine(self._settings.max_first_line_bytes), LineCount()
+        most = max_bytes_of(purpose, self._settings)
+        room = most if self._room is None else self._room
         try:
-            stored = await self._deposit.put(
-                self._file_bytes(events, first_line), max_bytes=max_bytes_of(purpose, self._settings)
-            )
+            stored = await self._deposit.put(self._file_bytes(events, first_line, counted), max_bytes=min(most, room))
         except ObjectTooLarge as error:
-            raise too_large() from error
-        return _StoredFile(part.filename, stored.size, first_line)
+            raise (no_room(room) if room < most else too_large()) from error
+        return _StoredFile(part.filename, stored.size, first_line, counted.lines)
 
-    async def _file_bytes(self, events: Events, first_line: FirstLine) -> AsyncGenerator[bytes, None]:
+    async def _file_bytes(
+        self, events: Events, first_line: FirstLine, counted: LineCount
+    ) -> AsyncGenerator[bytes, None]:
         is_for_batch = self._form.known_purpose is Purpose.BATCH
         async for data in part_data(events):
             first_line.feed(data)
+            counted.feed(data)
             if is_for_batch:
                 first_line.check()
             yield data
@@ -133,6 +143,16 @@ def max_bytes_of(purpose: Purpose | None, settings: GatewaySettings) -> int:
     if purpose is Purpose.BATCH:
         return min(settings.max_batch_file_bytes, settings.max_file_bytes)
     return settings.max_file_bytes
+
+
+def no_room(room: int) -> QuotaExceeded:
+    return QuotaExceeded(
+        f"Storage quota exceeded: the team has room for {room:,} more bytes. Please delete files that you no longer "
+        "need, or ask for a higher limit.",
+        param="file",
+        code="storage_quota_exceeded",
+        retry_after=3600,
+    )
 
 
 def too_large(param: str = "file") -> PayloadTooLarge:

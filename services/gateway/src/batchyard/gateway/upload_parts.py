@@ -1,5 +1,6 @@
 """Parts of an upload on their way in: from the first byte of a form to a part with an ID."""
 
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from starlette.requests import Request
@@ -10,6 +11,7 @@ from batchyard.common.objects import ObjectTooLarge
 from batchyard.gateway.bodies import body_chunks, check_encoding, declared_length
 from batchyard.gateway.caller import Caller
 from batchyard.gateway.deposit import Deposit
+from batchyard.gateway.line_count import LineCount
 from batchyard.gateway.multipart import Events, boundary_of, decode_form, part_data, parts_of, read_field
 from batchyard.gateway.settings import FORM_OVERHEAD_BYTES, GatewaySettings
 from batchyard.gateway.validation import missing
@@ -35,15 +37,16 @@ async def take_part(request: Request, caller: Caller, upload_id: str) -> UploadP
             aclosing(body_chunks(request, settings.read_timeout)) as body,
             aclosing(decode_form(body, boundary)) as events,
         ):
-            await _store_data(events, deposit, place, settings)
+            newlines = await _store_data(events, deposit, place, settings)
     except BaseException:
         await deposit.take_back()
         raise
-    return await deposit.claim(AddPart(upload_id=upload_id, object_key=place.object_key))
+    return await deposit.claim(AddPart(upload_id=upload_id, object_key=place.object_key, newlines=newlines))
 
 
-async def _store_data(events: Events, deposit: Deposit, place: PartPlace, settings: GatewaySettings) -> None:
-    is_stored = False
+async def _store_data(events: Events, deposit: Deposit, place: PartPlace, settings: GatewaySettings) -> int:
+    """Store the part; how many newlines it holds."""
+    counted, is_stored = LineCount(), False
     async for part in parts_of(events, settings.max_form_fields):
         if part.name != "data":
             await read_field(part.name, events, settings.max_form_field_bytes)
@@ -51,12 +54,19 @@ async def _store_data(events: Events, deposit: Deposit, place: PartPlace, settin
         if is_stored:
             raise InvalidRequest("The form has more than one 'data'; exactly one is needed.", param="data")
         try:
-            await deposit.put(part_data(events), max_bytes=place.max_bytes)
+            await deposit.put(_counted(part_data(events), counted), max_bytes=place.max_bytes)
         except ObjectTooLarge as error:
             raise _too_large(place) from error
         is_stored = True
     if not is_stored:
         raise missing("data")
+    return counted.newlines
+
+
+async def _counted(chunks: AsyncGenerator[bytes, None], counted: LineCount) -> AsyncGenerator[bytes, None]:
+    async for chunk in chunks:
+        counted.feed(chunk)
+        yield chunk
 
 
 def _too_large(place: PartPlace) -> PayloadTooLarge:

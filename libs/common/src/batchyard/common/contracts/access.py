@@ -5,15 +5,18 @@ gateway alone writes and other services watch; what concerns a key travels with 
 """
 
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from batchyard.common.contracts.base import Contract
 
 DEFAULT_TENANT = "default"
 ALL_TENANTS = "*"
 """The tenant of commands that concern all teams: whoever may send those administrates. No team has this ID."""
+
+Amount = Annotated[Decimal, Field(ge=0), WithJsonSchema({"type": "string", "format": "decimal"})]
+"""Money as it is written; a number is read as well."""
 
 
 class Limits(Contract):
@@ -33,8 +36,8 @@ class Limits(Contract):
         max_storage_bytes: Of all files.
     """
 
-    max_budget: Decimal | None = Field(default=None, ge=0)
-    soft_budget: Decimal | None = Field(default=None, ge=0)
+    max_budget: Amount | None = None
+    soft_budget: Amount | None = None
     budget_duration: str | None = Field(default=None, max_length=16)
     rpm_limit: int | None = Field(default=None, ge=0)
     tpm_limit: int | None = Field(default=None, ge=0)

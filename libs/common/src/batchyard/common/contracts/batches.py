@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
+from batchyard.common.contracts.access import Limits
 from batchyard.common.contracts.base import Command, Contract
 from batchyard.common.contracts.files import ExpiresAfter
 
@@ -232,11 +233,13 @@ class OnceOnly(UnderKey):
 
     `key_id` (the SHA-256 of the key in hex) and `key_alias` name the key that asked, for billing. With an
     `idempotency_key` the same wish makes one batch, and another wish under the same key is a conflict; an `attempt`
-    does so for the retries of a client without a key.
+    does so for the retries of a client without a key. `key_limits` bound what the key may do: those of its team are
+    known, and need not be said.
     """
 
     key_id: str | None = Field(default=None, max_length=64)
     key_alias: str | None = Field(default=None, max_length=512)
+    key_limits: Limits | None = None
     idempotency_key: str | None = Field(default=None, min_length=1, max_length=IDEMPOTENCY_KEY_CHARACTERS)
     attempt: Attempt | None = None
 
@@ -277,11 +280,14 @@ def _digest(values: dict[str, Any]) -> str:
 
 
 class CreateBatch(BatchWish, OnceOnly, Command[Batch]):
-    """Start a batch."""
+    """Start a batch. `input_bytes` and `input_lines` tell how much lies in the place `upload_key`, if that is known."""
 
     noun: ClassVar = "batches"
     verb: ClassVar = "create"
     result: ClassVar = Batch
+
+    input_bytes: int | None = Field(default=None, ge=0)
+    input_lines: int | None = Field(default=None, ge=0)
 
 
 class BatchValidation(Contract):

@@ -1,5 +1,6 @@
 """Events: facts in the past tense, with everything a consumer needs, so that it need not call back."""
 
+from decimal import Decimal
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -77,3 +78,26 @@ class ListEvents(Command[EventPage]):
     after: int | None = Field(default=None, ge=0, lt=2**63)
     batch_id: str | None = Field(default=None, max_length=4096)
     limit: int = Field(default=100, ge=1, le=EVENT_LIST_MAX)
+
+
+class BudgetEvent(Contract):
+    """A team, or one of its keys, has spent more than its soft budget: told once in a period. Times are Unix seconds.
+
+    `key_id` is None where it is the team's budget. `id` is also the `Nats-Msg-Id`, as with a batch's event.
+    """
+
+    version: Literal[1] = 1
+    id: str
+    occurred_at: float
+    tenant: str
+    key_id: str | None = None
+    currency: str
+    spent: Decimal
+    soft_budget: Decimal
+    max_budget: Decimal | None = None
+    period_start: int
+    resets_at: int | None = None
+
+    @property
+    def subject(self) -> str:
+        return subjects.event(self.tenant, "budgets", self.key_id or "team", "soft_exceeded")

@@ -70,19 +70,21 @@ class Place(Contract):
 
     With `upload_url`, whoever has that URL may `PUT` the bytes there, in one request that begins before
     `upload_url_expires_at` (Unix seconds). Each request replaces the bytes: claim them only when it has been answered.
+    `room` is how many bytes the team's storage quota has left now; None without one.
     """
 
     object_key: str
     file_id: str
     upload_url: str | None = None
     upload_url_expires_at: int | None = None
+    room: int | None = None
 
 
 class Download(Contract):
     """Where a file's bytes are. `raw_id` and `model` are what the record holds, not what the caller's ID said.
 
     With `download_url`, whoever has that URL may `GET` the bytes, also in ranges, until `download_url_expires_at`
-    (Unix seconds).
+    (Unix seconds). `lines` were counted while the file came in; None for one that nobody has counted.
     """
 
     file: File
@@ -92,6 +94,7 @@ class Download(Contract):
     etag: str
     download_url: str | None = None
     download_url_expires_at: int | None = None
+    lines: int | None = None
 
 
 class OpenPlace(Command[Place]):
@@ -112,7 +115,8 @@ class CreateFile(Command[File]):
     """Claim uploaded bytes as a file. Idempotent by `object_key`: claiming again answers the same file.
 
     Exactly one of `object_key` (from `OpenPlace`) and `content` (a small text, inline) is given. `model` is
-    encoded into the public ID. `expires_after` None means the purpose's default.
+    encoded into the public ID. `expires_after` None means the purpose's default. `lines` is how many there are, blank
+    ones too, if the sender has counted them.
     """
 
     noun: ClassVar = "files"
@@ -125,6 +129,7 @@ class CreateFile(Command[File]):
     content: str | None = Field(default=None, max_length=512 * 1024)
     model: str | None = Field(default=None, min_length=1, max_length=512)
     expires_after: ExpiresAfter | None = None
+    lines: int | None = Field(default=None, ge=0)
 
 
 class GetFile(Command[File]):
@@ -163,3 +168,20 @@ class OpenDownload(Command[Download]):
 
     file_id: str
     presigned: bool = False
+
+
+class StorageReport(Contract):
+    """How much a team has stored: files, and what is announced or on its way. None: there is no quota, so nobody
+    counts."""
+
+    object: Literal["storage"] = "storage"
+    max_storage_bytes: int | None = None
+    used_bytes: int | None = None
+
+
+class GetStorage(Command[StorageReport]):
+    """How much of the team's storage quota is used."""
+
+    noun: ClassVar = "files"
+    verb: ClassVar = "storage"
+    result: ClassVar = StorageReport

@@ -91,7 +91,10 @@ class OpenPart(Command[PartPlace]):
 
 
 class AddPart(Command[UploadPart]):
-    """Claim the bytes in a place of `OpenPart` as a part. Idempotent: claiming again answers the same part."""
+    """Claim the bytes in a place of `OpenPart` as a part. Idempotent: claiming again answers the same part.
+
+    `newlines` is how many there are in it, if the sender has counted them.
+    """
 
     noun: ClassVar = "uploads"
     verb: ClassVar = "add_part"
@@ -99,6 +102,7 @@ class AddPart(Command[UploadPart]):
 
     upload_id: str
     object_key: str
+    newlines: int | None = Field(default=None, ge=0)
 
 
 class CompleteUpload(Command[Upload]):

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from batchyard.common import contracts, subjects
 from batchyard.common.contracts.base import Command, Reply
-from batchyard.common.contracts.events import BatchEvent, BatchProgress
+from batchyard.common.contracts.events import BatchEvent, BatchProgress, BudgetEvent
 from batchyard.common.messaging.commands import CommandRouter, owner_of
 
 _DESCRIPTION = """The commands that the services answer, and what they tell by themselves.
@@ -27,12 +27,18 @@ The queues between the services are not described: what lies in them is nobody e
 _PARAMETERS = {
     "tenant": "Whose objects these are",
     "batch": "The batch's raw ID",
+    "key": "The key's ID, or `team` for the budget of the team",
     "status": "The status that the batch has reached",
 }
 _FACTS: dict[str, tuple[type[BaseModel], str, str]] = {
     "batches.event": (
         BatchEvent,
         subjects.BATCH_EVENT_PATTERN,
+        "Kept for 30 days in the stream EVENTS, and delivered at least once: `id` tells a repetition.",
+    ),
+    "budgets.event": (
+        BudgetEvent,
+        subjects.BUDGET_EVENT_PATTERN,
         "Kept for 30 days in the stream EVENTS, and delivered at least once: `id` tells a repetition.",
     ),
     "batches.progress": (

@@ -47,6 +47,7 @@ COMMAND_OWNERS = {
     "models": BATCH_RUNNER,
     "fleet": BATCH_RUNNER,
     "billing": BILLING,
+    "budgets": BILLING,
 }
 """The service that answers the commands of a noun. `health` has one verb for each service."""
 
@@ -119,7 +120,7 @@ def service_permissions(service: str) -> Permissions:
         GATEWAY: ([subjects.command_filter()], []),
         FILE_STORE: ([], []),
         BATCH_RUNNER: (list(_runner_publishes()), [subjects.ALL_CONTROL]),
-        BILLING: ([*_consumes(EVENTS, BILLING_CONSUMER), f"{_API}.STREAM.MSG.GET.{EVENTS}"], []),
+        BILLING: (list(_billing_publishes()), []),
     }[service]
     commands = list(_commands_of(service))
     if commands:
@@ -152,6 +153,7 @@ def _commands_of(service: str) -> Iterator[str]:
 
 def _runner_publishes() -> Iterator[str]:
     yield subjects.command_filter("files")
+    yield subjects.command_filter("budgets")
     yield subjects.event_filter("batches")
     yield from (subjects.ALL_LIVE, subjects.ALL_CONTROL, subjects.ALL_STEPS, subjects.ALL_WORK)
     yield from (f"{_API}.STREAM.INFO.{stream}" for stream in (EVENTS, WORK, STEPS))
@@ -165,6 +167,13 @@ def _runner_publishes() -> Iterator[str]:
         yield f"{_API}.CONSUMER.DURABLE.CREATE.{consumer}"
         yield from _reads(consumer)
         yield f"$JS.ACK.{consumer}.>"
+
+
+def _billing_publishes() -> Iterator[str]:
+    yield subjects.command_filter("batches", "get")
+    yield subjects.event_filter("budgets")
+    yield f"{_API}.STREAM.MSG.GET.{EVENTS}"
+    yield from _consumes(EVENTS, BILLING_CONSUMER)
 
 
 def _consumes(stream: str, consumer: str) -> Iterator[str]:

@@ -33,6 +33,7 @@ async def retry_batch(batch_id: str, request: Request, caller: TheCaller) -> Bat
         key_models=caller.key_models,
         key_id=caller.identity.key_id,
         key_alias=caller.identity.key_alias,
+        key_limits=caller.key_limits,
         idempotency_key=key,
     )
     return await call_once(command, retries_of(request), caller)

@@ -1,0 +1,135 @@
+"""What a budget allows: pure functions over what was spent and what is set aside."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal, localcontext
+
+from batchyard.common.config import Config, Deployment
+from batchyard.common.contracts.access import Limits
+from batchyard.common.contracts.batches import Usage
+from batchyard.common.contracts.budgets import Budget
+from batchyard.common.money import EXACT, rounded
+from batchyard.common.periods import EVER, Period, period_at
+from batchyard.common.pricing import Rates, cost_of, rates_of
+
+NOTHING = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """A budget that concerns a batch: its team's (without a `key_id`) or its key's, in its present period."""
+
+    key_id: str | None
+    limits: Limits
+    period: Period
+
+    @property
+    def name(self) -> str:
+        return "the team" if self.key_id is None else "the API key"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What was spent in a period by the ledger, and what is set aside for batches that have not ended."""
+
+    spent: Decimal = NOTHING
+    reserved: Decimal = NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """A budget that does not hold one more batch. `is_final`: it never will, as the batch costs more than all of it."""
+
+    scope: Scope
+    standing: Standing
+    wanted: Decimal
+    currency: str
+
+    @property
+    def is_final(self) -> bool:
+        limit = self.scope.limits.max_budget
+        return limit is not None and self.wanted > limit
+
+    def sentence(self) -> str:
+        """In OpenAI's words first, then with the amounts."""
+        limit, period = self.scope.limits.max_budget, self.scope.period
+        assert limit is not None
+        reset = "It is not reset." if period.end is None else f"It is reset at {_moment(period.end)}."
+        return (
+            "You exceeded your current quota, please check your plan and billing details. "
+            f"The budget of {self.scope.name} is {_shown(limit)} {self.currency}: {_shown(self.standing.spent)} are "
+            f"spent, {_shown(self.standing.reserved)} are reserved for batches that have not ended, and this batch is "
+            f"estimated at {_shown(self.wanted)}. {reset}"
+        )
+
+
+def scopes_of(team: Limits, key_id: str | None, key: Limits | None, now: float) -> list[Scope]:
+    """The budgets that are to be kept, the team's first. A duration that is none, by some error, is one without end."""
+    scopes = [] if team.max_budget is None and team.soft_budget is None else [_scope(None, team, now)]
+    if key_id is not None and key is not None and (key.max_budget is not None or key.soft_budget is not None):
+        scopes.append(_scope(key_id, key, now))
+    return scopes
+
+
+def shortfall(scope: Scope, standing: Standing, wanted: Decimal, currency: str) -> Shortfall | None:
+    """Why a batch that costs `wanted` does not fit beside what is spent and reserved; None if it does."""
+    limit = scope.limits.max_budget
+    if limit is None or standing.spent + standing.reserved + wanted <= limit:
+        return None
+    return Shortfall(scope, standing, wanted, currency)
+
+
+def budget_of(limits: Limits, standing: Standing, period: Period) -> Budget:
+    """What a caller sees of a budget."""
+    limit = limits.max_budget
+    left = None if limit is None else max(NOTHING, limit - standing.spent - standing.reserved)
+    return Budget(
+        max_budget=limit,
+        soft_budget=limits.soft_budget,
+        budget_duration=limits.budget_duration,
+        spent=standing.spent,
+        reserved=standing.reserved,
+        remaining=left,
+        resets_at=period.end,
+    )
+
+
+def period_of(limits: Limits, now: float) -> Period:
+    try:
+        return period_at(limits.budget_duration, now)
+    except ValueError:
+        return EVER
+
+
+def estimated_cost(model: str | None, usage: Usage, config: Config) -> Decimal:
+    """What tokens cost at most: by the dearest deployment that may run them, any of them without a model.
+
+    Prices by time are not known before the time is; what has no price costs nothing.
+    """
+    rates = {_rates(deployment, config) for deployment in _deployments(model, config)}
+    return max((rounded(cost_of(usage, each)) for each in rates), default=NOTHING)
+
+
+def _scope(key_id: str | None, limits: Limits, now: float) -> Scope:
+    return Scope(key_id, limits, period_of(limits, now))
+
+
+def _deployments(model: str | None, config: Config) -> tuple[Deployment, ...]:
+    if model is None:
+        return config.deployments
+    pool = config.pool_for(model)
+    return () if pool is None else config.pools[pool]
+
+
+def _rates(deployment: Deployment, config: Config) -> Rates:
+    return rates_of(deployment.price, config.batch_discount)
+
+
+def _shown(amount: Decimal) -> str:
+    with localcontext(EXACT):
+        text = f"{amount.normalize():f}"
+    return text if "." in text else f"{text}.00"
+
+
+def _moment(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

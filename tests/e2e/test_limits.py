@@ -1,0 +1,185 @@
+"""Limits and budgets of a whole system: what clients are told, and that no race gets more than fits."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from openai import AsyncOpenAI, RateLimitError
+
+from batchyard.vllm_sim.testing import RunningSim
+from support.postgres import PostgresServer, postgresql_missing, running_postgres
+from support.stack import MODEL
+from support.systems import System, Yard, request_line
+
+ENDPOINT: Any = "/v1/chat/completions"
+AT_ONCE = 10
+PRICE = 0.000001 * 100_000  # of the input of one batch of `uploaded`, and a little less than of all of it
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    if reason := postgresql_missing():
+        pytest.skip(reason)
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> dict[str, str]:
+    if request.param == "sqlite":
+        return {}
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return {"database_url": server.database().set(drivername="postgresql").render_as_string(hide_password=False)}
+
+
+@pytest.fixture
+async def sim(yard: Yard) -> RunningSim:
+    return await yard.sim()
+
+
+class Bank:
+    """A system with teams, their keys, and clients for these."""
+
+    def __init__(self, system: System, exits: AsyncExitStack) -> None:
+        self.system = system
+        self._exits = exits
+
+    async def admin(self, path: str, **body: Any) -> Any:
+        response = await self.system.http.post(f"{self.system.stack.url}{path}", json=body)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    async def client(self, *, retries: int = 0, key: dict[str, Any] | None = None, **team: Any) -> AsyncOpenAI:
+        """A client of a new team with these limits, and a key of its own."""
+        made = await self.admin("/team/new", **team)
+        secret = (await self.admin("/key/generate", team_id=made["team_id"], **(key or {})))["key"]
+        return await self._exits.enter_async_context(
+            AsyncOpenAI(base_url=f"{self.system.stack.url}/v1", api_key=secret, max_retries=retries)
+        )
+
+
+async def open_bank(yard: Yard, sim: RunningSim, exits: AsyncExitStack, **environment: object) -> Bank:
+    return Bank(await yard.system(sim.url.removesuffix("/v1"), **environment), exits)
+
+
+@pytest.fixture
+async def exits() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as exits:
+        yield exits
+
+
+async def uploaded(client: AsyncOpenAI, size: int = 400_000) -> str:
+    """A batch of one line whose input is estimated at a quarter of `size` tokens, and its answer at 256."""
+    file = await client.files.create(
+        file=("in.jsonl", request_line("a", "x" * size)), purpose="batch", extra_headers={"x-litellm-model": MODEL}
+    )
+    return file.id
+
+
+async def create(client: AsyncOpenAI, file_id: str) -> Any:
+    return await client.batches.create(input_file_id=file_id, endpoint=ENDPOINT, completion_window="24h")
+
+
+async def test_ten_batches_at_once_do_not_slip_through_a_budget(
+    yard: Yard, sim: RunningSim, exits: AsyncExitStack, database: dict[str, str]
+) -> None:
+    """Three and a half of them fit, however they race."""
+    sim.state.healthy = False  # so that none has ended before the last one comes
+    bank = await open_bank(yard, sim, exits, **database)
+    client = await bank.client(max_budget=PRICE * 3.5, budget_duration="1mo")
+    file_id = await uploaded(client)
+    answers = await asyncio.gather(*(create(client, file_id) for _ in range(AT_ONCE)), return_exceptions=True)
+    refusals = [answer for answer in answers if isinstance(answer, RateLimitError)]
+    assert len(refusals) == AT_ONCE - 3, answers
+    assert len([batch async for batch in client.batches.list()]) == 3
+    for refusal in refusals:
+        assert (refusal.code, refusal.type) == ("insufficient_quota", "insufficient_quota")
+        assert refusal.response.headers["x-should-retry"] == "false"
+        assert int(refusal.response.headers["retry-after"]) > 0
+        assert "You exceeded your current quota" in refusal.message
+        assert "It is reset at" in refusal.message
+    for batch in [answer for answer in answers if not isinstance(answer, BaseException)][:1]:
+        await client.batches.cancel(batch.id)
+        async with asyncio.timeout(30):
+            while True:  # billing hears of the end a moment after the batch has ended
+                try:
+                    await create(client, file_id)
+                    break
+                except RateLimitError:
+                    await asyncio.sleep(0.05)
+
+
+async def test_a_client_that_retries_gets_through_when_there_is_room(
+    yard: Yard, sim: RunningSim, exits: AsyncExitStack
+) -> None:
+    """A limit that passes is worth the SDK's second try, one that does not pass is not."""
+    sim.state.healthy = False
+    bank = await open_bank(yard, sim, exits)
+    client = await bank.client(max_batches=1, max_enqueued_lines=5)
+    file_id = await uploaded(client, 10)
+    first = await create(client, file_id)
+    with pytest.raises(RateLimitError, match="Enqueued batch limit reached for the team") as raised:
+        await create(client, file_id)
+    assert raised.value.code == "rate_limit_exceeded"
+    assert "x-should-retry" not in raised.value.response.headers
+    assert int(raised.value.response.headers["retry-after"]) > 0
+    await client.batches.cancel(first.id)
+    async with asyncio.timeout(30):
+        while (await client.batches.retrieve(first.id)).status != "cancelled":
+            await asyncio.sleep(0.05)
+    await create(client, file_id)
+    lines = b"\n".join(request_line(f"r{number}", "hi") for number in range(6))
+    small = await bank.client(max_enqueued_lines=5)
+    large = await small.files.create(file=("in.jsonl", lines), purpose="batch")
+    with pytest.raises(RateLimitError) as never:
+        await create(small, large.id)
+    assert never.value.response.headers["x-should-retry"] == "false"
+
+
+async def test_a_keys_own_limits_hold_within_its_teams(yard: Yard, sim: RunningSim, exits: AsyncExitStack) -> None:
+    sim.state.healthy = False
+    bank = await open_bank(yard, sim, exits)
+    client = await bank.client(key={"max_budget": PRICE * 1.5, "max_enqueued_lines": 1})
+    file_id = await uploaded(client)
+    first = await create(client, file_id)
+    with pytest.raises(RateLimitError, match="for the API key"):
+        await create(client, file_id)
+    assert (await client.batches.retrieve(first.id)).id == first.id
+
+
+async def test_batches_pause_while_the_budget_is_spent(yard: Yard, exits: AsyncExitStack) -> None:
+    """What is in flight ends, nothing new is sent, and it goes on when the budget is raised."""
+    sim = await yard.sim(base_latency=0.1)
+    bank = await open_bank(yard, sim, exits, max_parallel_requests=4, budget_interval=0.2, flush_interval=0.2)
+    client = await bank.client(team_id="crew", max_budget=1000, pause_over_budget=True)
+    lines = b"\n".join(request_line(f"r{number}", "hi") for number in range(120))
+    file = await client.files.create(
+        file=("in.jsonl", lines), purpose="batch", extra_headers={"x-litellm-model": MODEL}
+    )
+    batch = await create(client, file.id)
+
+    async def now() -> Any:
+        return await client.batches.retrieve(batch.id)
+
+    async def until(condition: Any) -> Any:
+        async with asyncio.timeout(60):
+            while not condition(found := await now()):
+                await asyncio.sleep(0.05)
+            return found
+
+    await until(lambda found: found.request_counts.completed >= 4)
+    await bank.admin("/team/update", team_id="crew", max_budget=0)
+    paused = await until(lambda found: found.model_extra.get("status_reason") is not None)
+    assert "The budget of the team is spent" in paused.model_extra["status_reason"]
+    assert paused.status == "in_progress"
+    await asyncio.sleep(1.0)  # for what was in flight: each takes a tenth of it
+    before = (await now()).request_counts.completed
+    await asyncio.sleep(1.5)  # at four at a time, sixty more would have been answered
+    after = (await now()).request_counts.completed
+    assert before == after < 120
+    await bank.admin("/team/update", team_id="crew", max_budget=1000)
+    ended = await until(lambda found: found.status == "completed")
+    assert ended.request_counts.completed == 120
+    assert ended.model_extra["status_reason"] is None
