@@ -129,7 +129,15 @@ async def test_a_correction_is_sent_once_with_its_key(gateway: Served, recorder:
     assert [tenant for tenant, _ in recorder.asked] == ["*", "*"]
 
 
-@pytest.mark.parametrize("amount", ["x", 1e-11, 2_000_000, None, True, float("1e400")])
+async def test_an_amount_is_kept_to_ten_places(gateway: Served, recorder: Recorder) -> None:
+    for amount in (0.1, "-0.00000000015", -3.7e-197, "1e-99999999"):
+        body = {"team_id": "t", "amount": amount, "reason": "r"}
+        assert (await gateway.http.post("/spend/adjustments", json=body)).status_code == 200
+    kept = [command.amount for _, command in recorder.asked if isinstance(command, AdjustSpend)]
+    assert kept == [Decimal("0.1"), Decimal("-0.0000000002"), 0, 0]
+
+
+@pytest.mark.parametrize("amount", ["x", "NaN", 2_000_000, "1e99999999", None, True, float("1e400")])
 async def test_an_amount_that_cannot_be_kept_is_refused(gateway: Served, recorder: Recorder, amount: object) -> None:
     body = json.dumps({"team_id": "t", "amount": amount, "reason": "r"})
     response = await gateway.http.post("/spend/adjustments", content=body)

@@ -1,12 +1,12 @@
 """The body of `POST /spend/adjustments`."""
 
-from decimal import Decimal, InvalidOperation
+from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema
 
 from batchyard.common.contracts.billing import LARGEST_ADJUSTMENT
-from batchyard.common.money import DIGITS
+from batchyard.common.money import UNIT
 from batchyard.gateway.validation import refuse
 
 
@@ -21,10 +21,9 @@ def _exact(value: object) -> object:
 
 
 def _keepable(value: Decimal) -> Decimal:
-    exponent = value.normalize().as_tuple().exponent
-    if not isinstance(exponent, int) or exponent < -DIGITS or abs(value) > LARGEST_ADJUSTMENT:
-        refuse(f"Invalid 'amount': expected at most {LARGEST_ADJUSTMENT} with at most {DIGITS} decimal places.")
-    return value
+    if value.copy_abs() > LARGEST_ADJUSTMENT:  # `abs` would overflow
+        refuse(f"Invalid 'amount': expected at most {LARGEST_ADJUSTMENT}, to either side.")
+    return value.quantize(UNIT, rounding=ROUND_HALF_EVEN)
 
 
 class AdjustmentRequest(BaseModel):
@@ -36,9 +35,14 @@ class AdjustmentRequest(BaseModel):
         BeforeValidator(_exact),
         AfterValidator(_keepable),
         WithJsonSchema(
-            {"anyOf": [{"type": "number"}, {"type": "string", "pattern": "^-?[0-9]{1,6}(\\.[0-9]{1,10})?$"}]}
+            {
+                "anyOf": [
+                    {"type": "number", "minimum": -LARGEST_ADJUSTMENT, "maximum": LARGEST_ADJUSTMENT},
+                    {"type": "string", "pattern": "^-?[0-9]{1,6}(\\.[0-9]{1,10})?$"},
+                ]
+            }
         ),
-    ] = Field(description="In the currency of the prices; negative to give money back")
+    ] = Field(description="In the currency of the prices, kept to ten decimal places; negative to give money back")
     reason: str = Field(min_length=1, max_length=1000)
     author: str = Field(default="master", min_length=1, max_length=256, description="Who decided it")
     batch_id: str | None = Field(default=None, max_length=4096, description="The batch that it concerns")
