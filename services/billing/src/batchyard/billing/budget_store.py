@@ -10,13 +10,14 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
-    ScalarSelect,
+    Subquery,
     delete,
     func,
     literal,
     or_,
     select,
     text,
+    true,
     type_coerce,
     update,
 )
@@ -156,7 +157,8 @@ class BudgetStore:
             reserved.append(held.key_id == scope.key_id)
         if before is not None:
             reserved += [held.batch_id != before, or_(held.waits == 0, held.batch_id < before)]
-        row = (await connection.execute(select(*_sums(entries.cost, spent), *_sums(held.amount, reserved)))).one()
+        one, other = _sums(entries.cost, spent, "spent"), _sums(held.amount, reserved, "reserved")
+        row = (await connection.execute(select(*one.c, *other.c).select_from(one.join(other, true())))).one()
         wholes, units, held_wholes, held_units = map(int, row)
         return Standing(
             from_units(wholes * UNITS_PER_WHOLE + units), from_units(held_wholes * UNITS_PER_WHOLE + held_units)
@@ -195,11 +197,12 @@ async def release(connection: AsyncConnection, tenant: str, batch_id: str) -> bo
     return await connection.scalar(gone) is not None
 
 
-def _sums(column: ColumnElement[Any], conditions: Sequence[ColumnElement[bool]]) -> list[ScalarSelect[Any]]:
-    """Whole units of the currency and the rest: SQLite's sum is an error beyond 64 bits."""
+def _sums(column: ColumnElement[Any], conditions: Sequence[ColumnElement[bool]], name: str) -> Subquery:
+    """Whole units of the currency and the rest, in one pass: SQLite's sum is an error beyond 64 bits."""
     units = type_coerce(column, BigInteger)
-    parts = (units // UNITS_PER_WHOLE, units % UNITS_PER_WHOLE)
-    return [select(func.coalesce(func.sum(part), literal(0))).where(*conditions).scalar_subquery() for part in parts]
+    parts = {"wholes": units // UNITS_PER_WHOLE, "units": units % UNITS_PER_WHOLE}
+    sums = (func.coalesce(func.sum(part), literal(0)).label(label) for label, part in parts.items())
+    return select(*sums).where(*conditions).subquery(name)
 
 
 async def _is_billed(connection: AsyncConnection, wish: Wish) -> bool:
