@@ -130,6 +130,8 @@ def test_secrets_are_made_once_for_nobody_else_to_reach(tmp_path: Path) -> None:
 
 
 def test_git_and_the_builder_see_no_secrets() -> None:
+    tracked = subprocess.run(["git", "ls-files", "secrets"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert not tracked.stdout
     assert "/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     assert "*" in ignored
