@@ -1,6 +1,7 @@
 """The schema comes about safely, and trouble is told as what it is."""
 
 import asyncio
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -36,6 +37,24 @@ asyncio.run(main())
 """
 
 
+DYING = """
+import asyncio, os, signal, sys
+from batchyard.billing.database import open_database
+from sqlalchemy import Engine, event, make_url
+
+def die(connection, cursor, statement, *_):
+    if " ".join(statement.split()).startswith(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+async def main():
+    event.listen(Engine, "after_cursor_execute", die)
+    async with open_database(make_url(sys.argv[1]), patience=30):
+        pass
+
+asyncio.run(main())
+"""
+"""Dies in the middle of the migration, when a statement that begins like this has just been executed."""
+
 OLD_LEDGER = """
 CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY);
 INSERT INTO alembic_version VALUES ('0001');
@@ -69,10 +88,12 @@ async def executed(url: URL, *statements: str) -> None:
     await engine.dispose()
 
 
-async def test_the_migrations_make_the_tables_that_the_code_uses(database: Database) -> None:
-    def differences(connection: Connection) -> list[object]:
-        return list(compare_metadata(MigrationContext.configure(connection), metadata))
+def differences(connection: Connection) -> list[object]:
+    """Between the tables that there are and those that the code uses."""
+    return list(compare_metadata(MigrationContext.configure(connection), metadata))
 
+
+async def test_the_migrations_make_the_tables_that_the_code_uses(database: Database) -> None:
     async with database.reading() as connection:
         assert await connection.run_sync(differences) == []
 
@@ -92,6 +113,29 @@ async def test_entries_from_before_are_the_first_of_their_batch(database_url: UR
         [line] = (await spend_of(ledger).logs("team-a", GetSpend())).data
         assert (line.batch_id, line.cost, line.key_id, line.metadata) == ("batch_1", Decimal("1.5"), None, {"a": "b"})
         assert await ledger.record(ended(raw_id="batch_1", model=None)) is Outcome.DUPLICATE
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO ledger_entries (",  # all rows are copied
+        "DROP TABLE ledger_entries_0001",  # nothing is left of the old table
+        "UPDATE alembic_version SET version_num='0003'",  # all is done, and not committed
+    ],
+)
+async def test_a_migration_that_is_killed_loses_nothing(database_url: URL, statement: str) -> None:
+    *schema, row, _ = OLD_LEDGER.split(";\n")
+    rows = [row.replace("batch_1", f"batch_{number}").replace("15000000000", str(number)) for number in range(300)]
+    await executed(database_url, *schema, *rows)
+    url = database_url.render_as_string(hide_password=False)
+    killed = await asyncio.create_subprocess_exec(sys.executable, "-c", DYING, url, statement)
+    assert await asyncio.wait_for(killed.wait(), 60) == -signal.SIGKILL
+
+    async with open_database(database_url, patience=30) as database:
+        async with database.reading() as connection:
+            assert await connection.run_sync(differences) == []
+        kept = {entry.line.batch_id: entry.line.cost async for entry in LedgerStore(database).all()}
+    assert kept == {f"batch_{number}": Decimal(number).scaleb(-10) for number in range(300)}
 
 
 @pytest.mark.parametrize("change", ["UPDATE ledger_entries SET cost = 0", "DELETE FROM ledger_entries"])
