@@ -39,6 +39,7 @@ from soak.checker import ENDED, Seen, Verdict, check_batches, check_leftovers, c
 from soak.client import Client, Refused
 from soak.leftovers import Leftovers
 from soak.plan import IN_FLIGHT, MODELS, Plan, PlannedBatch
+from soak.rebuilding import check_rebuild
 
 FAULTS = ("status=503:0.01", "reset:0.005", "truncate:0.005", "abort:0.005", "bad-json:0.003", "status=429:0.005")
 LATENCY = 0.2
@@ -111,6 +112,7 @@ class Soak:
 
     plan: Plan
     stack: RunningStack
+    config: Path
     sims: list[RunningSim]
     client: Client
     chaos: Chaos
@@ -225,6 +227,8 @@ class Soak:
             errors = await self.client.lines(batch["error_file_id"])
             seen.append(Seen(planned, batch, output, errors, entries))
         verdicts = check_batches(seen)
+        within = min(LEDGER_WITHIN, max(10.0, self.deadline - time.monotonic() - 10))
+        verdicts.append(await check_rebuild(self.stack.layout.root, self.config, len(ledger), within))
         records: list[Record] = [record for sim in self.sims for record in sim.state.log.records()]
         verdicts += check_sends(seen, records, self.chaos.struck, sendings_per_strike())
         look = await self._clean()
@@ -322,7 +326,7 @@ async def soak(plan: Plan, minutes: float, place: Path, console: Console) -> lis
         http = await exits.enter_async_context(
             httpx.AsyncClient(headers={"authorization": f"Bearer {KEY}"}, timeout=20, trust_env=False)
         )
-        run = Soak(plan, stack, sims, Client(http, stack.url), Chaos(stack, plan.strikes), deadline)
+        run = Soak(plan, stack, config, sims, Client(http, stack.url), Chaos(stack, plan.strikes), deadline)
         async with Progress(console).showing(run.line):
             verdicts = await supervisor.guard(run.run())
         falls = f"{len(run.falls)} times, by {max(run.falls)} at most" if run.falls else "never"
