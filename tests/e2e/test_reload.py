@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from decimal import Decimal
@@ -219,6 +220,8 @@ async def test_prices_keys_aliases_and_models_change_while_it_runs(yard: Yard, t
         system.http.headers["authorization"] = "Bearer sk-new"
         listed = await system.call("GET", "/models")
         assert [model["id"] for model in listed["data"]] == ["another", MODEL, "fast"]
+        changed = await fleet.told("billing", "prices.changed", 2)
+        await until(lambda: time.time() >= changed["valid_from"])
         after, tokens = await cost("fast")
         assert after == tokens * Decimal("0.000005")
         batch = await system.ended((await system.submit(lines(1)))["id"])

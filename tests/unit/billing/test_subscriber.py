@@ -61,7 +61,7 @@ async def test_an_event_becomes_one_entry_even_when_published_twice(
             await publish(messaging.js, event)
             await publish(messaging.js, event, "another message id")
             await eventually(lambda: settled(messaging, consumer))
-    assert [log["event"] for log in logs] == ["ledger.recorded", "ledger.duplicate"]
+    assert [log["event"] for log in logs] == ["prices.changed", "ledger.recorded", "ledger.duplicate"]
     assert [line.batch_id for line in (await spend_of(ledger).logs("team-a", GetSpend())).data] == [event.batch.id]
 
 
@@ -118,7 +118,7 @@ async def test_numbers_that_cannot_be_true_are_terminated(
         async with running():
             await publish(messaging.js, ended(used={"one": Usage.of(-5, 0, 0, 0)}))
             await eventually(lambda: settled(messaging, consumer))
-    assert [log["event"] for log in logs] == ["event.refused"]
+    assert [log["event"] for log in logs] == ["prices.changed", "event.refused"]
     assert await entries(ledger) == 0
 
 

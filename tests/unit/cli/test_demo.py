@@ -163,6 +163,7 @@ def ledger_line(**more: object) -> LedgerLine:
     priced = {"input_price": "0.00000015", "output_price": "0.0000006", "cached_price": None}
     return LedgerLine.model_validate(
         {
+            "id": "entry_1",
             "batch_id": "batch_1",
             "tenant": "default",
             "key_alias": None,
