@@ -55,3 +55,10 @@ async def test_a_gateway_that_is_away_is_told(monkeypatch: pytest.MonkeyPatch) -
     async with Api("http://127.0.0.1:9", "right") as api:
         with pytest.raises(Failure, match=r"GET /v1/batches/x: the gateway does not answer \(ConnectError\)"):
             await api.batch("x")
+
+
+@pytest.mark.parametrize("ending", ["/", "/v1", "/v1/"])
+async def test_a_url_as_clients_are_told_is_as_good(gateway: str, ending: str, tmp_path: Path) -> None:
+    async with Api(gateway + ending, "right") as api:
+        await api.download("file-1", tmp_path / "got")
+    assert (tmp_path / "got").read_bytes() == b"content"

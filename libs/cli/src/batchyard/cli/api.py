@@ -24,14 +24,14 @@ class Api:
     """A client of one Batchyard on this machine.
 
     Args:
-        url: The root, without /v1.
+        url: The root; with /v1, as clients of OpenAI's API are told, it is the same.
         key: An API key.
     """
 
     def __init__(self, url: str, key: str) -> None:
         headers = {"authorization": f"Bearer {key}"}
         self._http = httpx.AsyncClient(
-            base_url=url,
+            base_url=url.rstrip("/").removesuffix("/v1"),
             headers=headers,
             timeout=_TIMEOUT,
             trust_env=False,  # loopback is never behind the proxy that the environment may name
