@@ -126,6 +126,7 @@ async def test_the_lines_of_one_batch_name_several_models(yard: Yard, tmp_path: 
         assert stuck["status_reason"] == (
             "No server of the model 'beta/chat' answers. Its requests wait for one, the others go on; none is lost."
         )
+        assert Decimal(stuck["cost"]) > 0, "of what has been answered"
         await stack.restarted("batch-runner", stack.kill("batch-runner"))
         sims["beta/chat"].state.healthy = True
         batch = await system.ended(batch["id"])
@@ -139,12 +140,18 @@ async def test_the_lines_of_one_batch_name_several_models(yard: Yard, tmp_path: 
             assert body["model"] == model
             assert body["choices"][0]["message"]["content"] == chat_text([{"role": "user", "content": prompt}], model)
         assert [line["custom_id"] for line in await system.lines(batch["error_file_id"])] == ["r7", "r9"]
-        (entry,) = await system.ledger(batch["id"])
+        charges = {entry["model"]: entry for entry in await system.ledger(batch["id"])}
         used = Counter[tuple[str, int]]()
         for line in output:
             body = line["response"]["body"]
             used[body["model"], 0] += body["usage"]["prompt_tokens"]
             used[body["model"], 1] += body["usage"]["completion_tokens"]
-        assert entry["model"] is None
-        assert entry["usage"] == batch["usage"]
-        assert Decimal(entry["cost"]) == sum(count * prices[model][which] for (model, which), count in used.items())
+        assert charges.keys() == set(models)
+        for model, entry in charges.items():
+            assert [entry["usage"][name] for name in ("input_tokens", "output_tokens")] == [
+                used[model, 0],
+                used[model, 1],
+            ]
+            assert Decimal(entry["cost"]) == sum(used[model, which] * prices[model][which] for which in (0, 1))
+        assert Decimal(batch["cost"]) == sum(Decimal(entry["cost"]) for entry in charges.values())
+        assert Decimal(batch["cost"]) > Decimal(stuck["cost"])

@@ -188,7 +188,7 @@ async def test_prices_keys_aliases_and_models_change_while_it_runs(yard: Yard, t
         batch = await system.ended((await system.submit(lines(1)))["id"])
         assert [problem["code"] for problem in batch["errors"]["data"]] == ["model_not_found"]
 
-        async def cost(model: str) -> tuple[Decimal, int]:
+        async def cost(model: str) -> tuple[Decimal, int, str]:
             options: dict[str, Any] = {"data": {"purpose": "batch"}, "files": {"file": ("in.jsonl", plain(3))}}
             file = await system.call("POST", f"/files?model={model}", **options)
             wish = {"input_file_id": file["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
@@ -196,9 +196,10 @@ async def test_prices_keys_aliases_and_models_change_while_it_runs(yard: Yard, t
             assert (batch["status"], batch["model"]) == ("completed", "another")
             (found,) = await system.ledger(batch["id"])
             assert found["model"] == "another"
-            return Decimal(found["cost"]), batch["usage"]["output_tokens"]
+            assert Decimal(batch["cost"]) == Decimal(found["cost"])
+            return Decimal(found["cost"]), batch["usage"]["output_tokens"], batch["id"]
 
-        before, tokens = await cost("another")
+        before, tokens, dated = await cost("another")
         assert before == tokens * Decimal("0.000001")
 
         # Kubernetes swaps a link.
@@ -222,8 +223,11 @@ async def test_prices_keys_aliases_and_models_change_while_it_runs(yard: Yard, t
         assert [model["id"] for model in listed["data"]] == ["another", MODEL, "fast"]
         changed = await fleet.told("billing", "prices.changed", 2)
         await until(lambda: time.time() >= changed["valid_from"])
-        after, tokens = await cost("fast")
+        after, tokens, _ = await cost("fast")
         assert after == tokens * Decimal("0.000005")
+        shown = await system.http.get(f"{system.stack.url}/v1/batches/{dated}")
+        assert Decimal(shown.json()["cost"]) == before, "a price that changes does not rewrite the past"
+        assert Decimal(shown.headers["x-litellm-response-cost"]) == before
         batch = await system.ended((await system.submit(lines(1)))["id"])
         assert (batch["status"], batch["model"]) == ("completed", MODEL)
 

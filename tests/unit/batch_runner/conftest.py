@@ -112,7 +112,7 @@ async def open_yard(settings: Settings, messaging: Messaging, tmp_path: Path) ->
     """Opens yards: `await open_yard(sim=SimSettings(...), shard_lines=5)`."""
     async with AsyncExitStack() as stack:
 
-        async def opened(sim: SimSettings | None = None, **runner: Any) -> Yard:
+        async def opened(sim: SimSettings | None = None, *, output_price: float | None = None, **runner: Any) -> Yard:
             sim = sim or SimSettings(port=0)
             running = await stack.enter_async_context(running_sim(sim))
             config = tmp_path / "config.yaml"
@@ -121,6 +121,8 @@ async def open_yard(settings: Settings, messaging: Messaging, tmp_path: Path) ->
                 f"      model: hosted_vllm/{model}\n      api_base: {running.url}\n"
                 for model in sim.models
             ]
+            if output_price is not None:
+                entries = [f"{entry}      output_cost_per_token: {output_price}\n" for entry in entries]
             config.write_text("model_list:\n" + "".join(entries))
             defaults = {"config": config, "shard_lines": 10, "retry_base": 0.01, "cancel_grace": 0.1}
             await stack.enter_async_context(file_store_and_runner(settings, **{**defaults, **runner}))

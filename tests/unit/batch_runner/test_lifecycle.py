@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -120,13 +121,21 @@ async def test_the_input_may_be_deleted_while_the_batch_runs(open_yard: Any) -> 
 
 async def test_progress_is_seen_while_a_shard_runs(open_yard: Any) -> None:
     yard = await open_yard(
-        SimSettings(port=0, base_latency=0.05), max_parallel_requests=2, shard_lines=500, flush_interval=0.1
+        SimSettings(port=0, base_latency=0.05),
+        output_price=0.00001,
+        max_parallel_requests=2,
+        shard_lines=500,
+        flush_interval=0.1,
     )
     batch = await yard.batch(*lines(60))
+    assert batch.cost is None
     seen = await yard.call.until(batch.id, lambda batch: 0 < batch.request_counts.completed < 60)
     assert seen.usage is not None
     assert seen.usage.total_tokens > 0
-    assert (await yard.call.ended(batch.id)).request_counts.completed == 60
+    assert (seen.cost, seen.currency) == (seen.usage.output_tokens * Decimal("0.00001"), "USD")
+    ended = await yard.call.ended(batch.id)
+    assert ended.request_counts.completed == 60
+    assert ended.cost == ended.usage.output_tokens * Decimal("0.00001")
 
 
 async def test_many_batches_are_at_work_at_once(open_yard: Any) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any, get_args
 
 import openai.types
@@ -74,7 +75,7 @@ def test_every_status_of_an_upload_is_one_of_openais() -> None:
     assert set(get_args(openai.types.Upload.model_fields["status"].annotation)) == set(uploads.UploadStatus)
 
 
-OURS = {"retry_of", "status_reason"}
+OURS = {"cost", "currency", "retry_of", "status_reason"}
 """What a batch says beyond OpenAI's fields."""
 
 
@@ -86,6 +87,13 @@ def test_openai_reads_our_batch() -> None:
     assert read.usage is not None
     assert read.usage.input_tokens_details.cached_tokens == 2
     assert read.model_extra == dict.fromkeys(OURS)
+
+
+def test_a_cost_is_a_plain_decimal_string_that_openai_reads() -> None:
+    sent = BATCH.model_copy(update={"cost": Decimal("1E-10"), "currency": "EUR"}).model_dump_json()
+    assert Batch.model_validate_json(sent).cost == Decimal("1E-10")
+    read = openai.types.Batch.model_validate_json(sent, strict=True)
+    assert read.model_extra == dict.fromkeys(OURS) | {"cost": "0.0000000001", "currency": "EUR"}
 
 
 def test_what_has_not_happened_is_null_and_not_absent() -> None:

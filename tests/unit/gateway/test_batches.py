@@ -1,6 +1,7 @@
 """Batches: what reaches batch-runner, what comes back, and what never gets so far."""
 
 import json
+from decimal import Decimal
 
 import pytest
 from unit.gateway.peers import BATCH, Recorder
@@ -85,6 +86,19 @@ async def test_a_batch_is_retrieved(gateway: Served, recorder: Recorder, prefix:
     response = await gateway.http.get(f"{prefix}/batches/batch_1")
     assert response.json()["id"] == "batch_1"
     assert recorder.only(GetBatch) == GetBatch(batch_id="batch_1")
+
+
+async def test_the_cost_of_a_batch_is_in_litellms_header_too(gateway: Served, recorder: Recorder) -> None:
+    priced = BATCH.model_copy(update={"cost": Decimal("1E-10"), "currency": "USD"})
+    recorder.answers[GetBatch] = recorder.answers[CancelBatch] = priced
+    for method, path in (("GET", "/v1/batches/batch_1"), ("POST", "/v1/batches/batch_1/cancel")):
+        response = await gateway.http.request(method, path)
+        assert response.json() == BATCH.model_dump(mode="json") | {"cost": "0.0000000001", "currency": "USD"}
+        assert response.headers["x-litellm-response-cost"] == "0.0000000001"
+
+
+async def test_a_batch_without_a_price_has_no_header_for_it(gateway: Served) -> None:
+    assert "x-litellm-response-cost" not in (await gateway.http.get("/v1/batches/batch_1")).headers
 
 
 @pytest.mark.parametrize("headers", [{}, {"content-type": "application/json"}])

@@ -7,7 +7,7 @@ A price for batches is used as it stands; any other price of a token is reduced 
 Time is priced as it stands. Cached input without a price of its own costs what other input costs.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from fractions import Fraction
@@ -95,6 +95,44 @@ class Priced:
         return sum(charge.busy_microseconds for charge in self.charges)
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a batch cost, all of its models together; `amount` is the sum of what the ledger writes down for each."""
+
+    amount: Decimal
+    currency: str
+
+
+def cost_of_batch(work: Iterable[Work], model: str | None, config: Config) -> Cost | None:
+    """What a batch cost; None when no price is configured for anything that it used, or for what it may use.
+
+    Args:
+        model: The batch's own; what names no other was done for it.
+    """
+    priced = price_batch(work, model, config)
+    rates = [charge.rates for one in priced for charge in one.charges]
+    if not rates:
+        pool = config.pool_for(model) if model else None
+        deployments = config.pools[pool] if pool else config.deployments
+        rates = [rates_of(deployment.price, config.batch_discount) for deployment in deployments]
+    if all(rate == Rates() for rate in rates):
+        return None
+    return Cost(sum((one.cost for one in priced), _NOTHING), config.currency)
+
+
+def told_work(work: Iterable[Work], usage_by_deployment: Mapping[str, Usage]) -> list[Work]:
+    """All that a batch used: tokens that are credited to a deployment but to no model are the batch's own model's."""
+    told = list(work)
+    sums: dict[str | None, Usage] = {}
+    for part in told:
+        sums[part.deployment] = sums.get(part.deployment, Usage()) + part.usage
+    for deployment, usage in usage_by_deployment.items():
+        rest = usage if deployment not in sums else _without(usage, sums[deployment])
+        if rest != Usage() or deployment not in sums:
+            told.append(Work(deployment=deployment, usage=rest))
+    return told
+
+
 def price_batch(work: Iterable[Work], model: str | None, config: Config) -> list[Priced]:
     """Price what a batch used, by model, those in order; one without use if it used nothing.
 
@@ -170,6 +208,16 @@ def _charge(deployment: str, work: Work, model: str | None, config: Config) -> C
         busy_microseconds=work.busy_microseconds,
         unpriced=has_no_price and not (rates.is_timed and work.busy_microseconds),
         cost=cost_of(work.usage, rates, work.busy_microseconds),
+    )
+
+
+def _without(usage: Usage, told: Usage) -> Usage:
+    """What of `usage` is not told otherwise."""
+    return Usage.of(
+        max(0, usage.input_tokens - told.input_tokens),
+        max(0, usage.input_tokens_details.cached_tokens - told.input_tokens_details.cached_tokens),
+        max(0, usage.output_tokens - told.output_tokens),
+        max(0, usage.output_tokens_details.reasoning_tokens - told.output_tokens_details.reasoning_tokens),
     )
 
 

@@ -10,6 +10,7 @@ and announced already changes nothing: every step may run again.
 """
 
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -30,6 +31,7 @@ from batchyard.common.contracts.events import BatchEvent
 from batchyard.common.contracts.files import ExpiresAfter
 from batchyard.common.errors import Conflict
 from batchyard.common.ids import encode_id
+from batchyard.common.pricing import Cost, told_work
 from batchyard.common.subjects import encode_token
 
 Ending = Literal[BatchStatus.COMPLETED, BatchStatus.EXPIRED, BatchStatus.CANCELLED]
@@ -124,6 +126,8 @@ class BatchRecord(BaseModel):
         models: All that the lines name, once they have been read.
         held: Why the batch, though it has been read, is not begun yet: it is larger than was thought, and has to wait.
         output_uuid: The file IDs' UUIDs are chosen when finalizing begins, so that a second try makes the same files.
+        cost: What it came to in `currency`, at the prices of its end: kept, so that a price changed later does not
+            rewrite it. None before its end, and where nothing has a price.
         outbox: Statuses reached whose events have not been published yet.
         swept: Whether the working objects have been removed.
     """
@@ -179,6 +183,8 @@ class BatchRecord(BaseModel):
     error_uuid: str | None = None
     output_file_id: str | None = None
     error_file_id: str | None = None
+    cost: Decimal | None = None
+    currency: str | None = None
     outbox: tuple[BatchStatus, ...] = (BatchStatus.VALIDATING,)
     swept: bool = False
 
@@ -193,6 +199,11 @@ class BatchRecord(BaseModel):
     @property
     def usage(self) -> Usage:
         return sum(self.usage_by_deployment.values(), Usage())
+
+    @property
+    def all_work(self) -> list[Work]:
+        """What is counted by now, for its price."""
+        return told_work(self.work, self.usage_by_deployment)
 
     @property
     def counts(self) -> RequestCounts:
@@ -366,7 +377,9 @@ def refiled(record: BatchRecord, output_uuid: str, error_uuid: str) -> BatchReco
     return record.model_copy(update={"output_uuid": output_uuid, "error_uuid": error_uuid})
 
 
-def finished(record: BatchRecord, now: int, output_file_id: str | None, error_file_id: str | None) -> BatchRecord:
+def finished(
+    record: BatchRecord, now: int, output_file_id: str | None, error_file_id: str | None, cost: Cost | None = None
+) -> BatchRecord:
     """The files are there: the batch has ended as it was about to."""
     if record.status not in (BatchStatus.FINALIZING, BatchStatus.CANCELLING) or record.ending is None:
         raise IllegalTransition(record.status)
@@ -376,6 +389,8 @@ def finished(record: BatchRecord, now: int, output_file_id: str | None, error_fi
         **{f"{record.ending}_at": now},
         output_file_id=output_file_id,
         error_file_id=error_file_id,
+        cost=cost.amount if cost else None,
+        currency=cost.currency if cost else None,
     )
 
 
@@ -394,8 +409,10 @@ def to_batch(
     extra: RequestCounts | None = None,
     extra_usage: Usage | None = None,
     reason: str | None = None,
+    cost: Cost | None = None,
 ) -> Batch:
-    """The object a client sees; `extra` is what running shards have done and is not counted in the record yet."""
+    """The object a client sees; `extra` is what running shards have done and is not counted in the record yet, `cost`
+    the estimate for one that has not ended."""
     counts = record.counts + extra if extra else record.counts
     usage = record.usage + extra_usage if extra_usage else record.usage
     return Batch(
@@ -422,6 +439,8 @@ def to_batch(
         metadata=record.metadata,
         status_reason=record.held if record.status is BatchStatus.VALIDATING else reason,
         retry_of=record.retry_of,
+        cost=cost.amount if cost else record.cost,
+        currency=cost.currency if cost else record.currency,
     )
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing, suppress
+from itertools import chain
 
 from batchyard.batch_runner import batch as transitions
 from batchyard.batch_runner.batch import BatchRecord, to_batch
@@ -129,7 +130,9 @@ class Batches:
             return to_batch(record)
         found = await asyncio.gather(*(self._store.progress(record, shard) for shard in record.outstanding()))
         running = [progress for progress in found if progress is not None]
-        return to_batch(record, *_sum(running), await self._why_it_waits(record, running))
+        work = chain(record.all_work, *(progress.work for progress in running))
+        cost = self._fleet.cost_of(work, record.model)
+        return to_batch(record, *_sum(running), await self._why_it_waits(record, running), cost)
 
     async def _why_it_waits(self, record: BatchRecord, running: Sequence[ShardProgress]) -> str | None:
         if record.status is BatchStatus.IN_PROGRESS and (gone := await self._unconfigured(record)):

@@ -10,7 +10,9 @@ from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.upstream import Upstream
 from batchyard.common.clock import Clock
 from batchyard.common.config import Config, Deployment, is_pattern
+from batchyard.common.contracts.batches import Work
 from batchyard.common.contracts.models import Model, ModelList
+from batchyard.common.pricing import Cost, cost_of_batch
 
 _MODELS_FRESH = 15.0
 _STARTED = int(time.time())
@@ -61,6 +63,10 @@ class Fleet:
     def grants(self, models: Iterable[str], model: str) -> bool:
         """Whether names, aliases or patterns in `models` stand for `model`, among others."""
         return self._config.grants(models, model)
+
+    def cost_of(self, work: Iterable[Work], model: str | None) -> Cost | None:
+        """What a batch of `model` used, at the prices in force; None when none of it has a price."""
+        return cost_of_batch(work, model, self._config)
 
     async def list_models(self) -> ModelList:
         """The models with a name of their own, the aliases that are not hidden, and what is served behind patterns."""

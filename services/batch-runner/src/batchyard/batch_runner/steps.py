@@ -292,7 +292,14 @@ class Stepper:
         await self._admission.release(counted)
         crash_point("limits.released")
         verdict = await self._change(
-            counted, lambda current: transitions.finished(current, self._now(), files.output_id, files.error_id)
+            counted,
+            lambda current: transitions.finished(
+                current,
+                self._now(),
+                files.output_id,
+                files.error_id,
+                self._fleet.cost_of(current.all_work, current.model),
+            ),
         )
         crash_point("batch.ended")
         _log.info("batch.ended", batch=record.raw_id, status=counted.ending, **counted.counts.model_dump())

@@ -8,7 +8,7 @@ from batchyard.common.contracts.batches import Batch, BatchStatus, RequestCounts
 from batchyard.common.contracts.billing import LedgerLine
 from batchyard.common.contracts.events import BatchEvent
 from batchyard.common.money import MOST
-from batchyard.common.pricing import Charge, Priced
+from batchyard.common.pricing import Charge, Priced, told_work
 
 BILLABLE = frozenset({BatchStatus.COMPLETED, BatchStatus.EXPIRED, BatchStatus.CANCELLED})
 """A batch that failed did not pass validation, ran nothing, and costs nothing."""
@@ -23,16 +23,8 @@ class Unbillable(ValueError):
 
 
 def work_of(event: BatchEvent) -> list[Work]:
-    """What the batch used. Tokens that the event credits to a deployment but to no model are the batch's own model's;
-    those that it credits to no deployment are priced by the model's pool."""
-    work = list(event.work)
-    told: dict[str | None, Usage] = {}
-    for part in work:
-        told[part.deployment] = told.get(part.deployment, Usage()) + part.usage
-    for deployment, usage in event.usage_by_deployment.items():
-        rest = usage if deployment not in told else _without(usage, told[deployment])
-        if rest != Usage() or deployment not in told:
-            work.append(Work(deployment=deployment, usage=rest))
+    """What the batch used. Tokens that the event credits to no deployment are priced by the model's pool."""
+    work = told_work(event.work, event.usage_by_deployment)
     if not work and event.batch.usage not in (None, Usage()):
         assert event.batch.usage is not None
         work.append(Work(deployment=_NO_DEPLOYMENT, usage=event.batch.usage))
@@ -126,16 +118,6 @@ def _require_plausible(event: BatchEvent, priced: list[Priced]) -> None:
     for count in counts:
         if not 0 <= count < _TOO_MANY:
             raise Unbillable(f"a count of {count}")
-
-
-def _without(usage: Usage, told: Usage) -> Usage:
-    """What of `usage` is not told otherwise."""
-    return Usage.of(
-        max(0, usage.input_tokens - told.input_tokens),
-        max(0, usage.input_tokens_details.cached_tokens - told.input_tokens_details.cached_tokens),
-        max(0, usage.output_tokens - told.output_tokens),
-        max(0, usage.output_tokens_details.reasoning_tokens - told.output_tokens_details.reasoning_tokens),
-    )
 
 
 def _snapshot(charge: Charge) -> PriceSnapshot:

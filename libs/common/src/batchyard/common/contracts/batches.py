@@ -6,11 +6,12 @@ Source of the object: https://platform.openai.com/docs/api-reference/batch/objec
 import hashlib
 import json
 from collections.abc import Iterable
+from decimal import Decimal
 from enum import StrEnum
 from itertools import chain
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PlainSerializer, WithJsonSchema
 
 from batchyard.common.contracts.access import Limits
 from batchyard.common.contracts.base import Command, Contract
@@ -21,6 +22,13 @@ METADATA_PAIRS = 16
 IDEMPOTENCY_KEY_CHARACTERS = 255
 RETRY_WINDOW = 120.0
 """Seconds for which a client that names no key may try to create the same batch again: longer than any SDK does."""
+
+Cost = Annotated[
+    Decimal,
+    PlainSerializer(lambda cost: format(cost, "f"), when_used="json"),
+    WithJsonSchema({"type": "string", "format": "decimal"}),
+]
+"""A decimal string without an exponent."""
 
 MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
@@ -170,8 +178,10 @@ class BatchErrors(Contract):
 class Batch(Contract):
     """The Batch object of the API. Times are Unix seconds; what has not happened is null.
 
-    Two members are Batchyard's own. `status_reason`: why a batch in progress does not move, null while it does.
-    `retry_of`: the ID of the batch whose lines without success this one sends again, null for any other batch.
+    Four members are Batchyard's own. `status_reason`: why a batch in progress does not move, null while it does.
+    `retry_of`: the ID of the batch whose lines without success this one sends again, null for any other batch. `cost`
+    in `currency`: what has been used so far at today's prices while it runs, from its end on what it came to; both null
+    where nothing has a price, before it runs, and if it failed.
     """
 
     id: str
@@ -198,6 +208,8 @@ class Batch(Contract):
     metadata: dict[str, str] | None = None
     status_reason: str | None = None
     retry_of: str | None = None
+    cost: Cost | None = None
+    currency: str | None = None
 
 
 class BatchPage(Contract):

@@ -1,8 +1,8 @@
 """Batches: https://platform.openai.com/docs/api-reference/batch"""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 
 from batchyard.common.contracts.batches import (
     BATCH_LIST_MAX,
@@ -24,6 +24,13 @@ from batchyard.gateway.retry_headers import retries_of
 
 LAST_SECOND = 253_402_300_799
 """The end of the year 9999: no second beyond it is meant."""
+
+COST = "x-litellm-response-cost"
+"""What LiteLLM's proxy calls it: https://docs.litellm.ai/docs/proxy/response_headers"""
+
+_PRICED: dict[int | str, dict[str, Any]] = {
+    200: {"headers": {COST: {"description": "The batch's `cost`, if it has one", "schema": {"type": "string"}}}}
+}
 
 router = APIRouter(tags=["Batches"])
 
@@ -64,13 +71,20 @@ async def list_batches(
     )
 
 
-@router.get("/batches/{batch_id}")
-async def get_batch(batch_id: str, caller: TheCaller) -> Batch:
-    """One batch: its counts and usage are live while it runs."""
-    return await caller.call(GetBatch(batch_id=batch_id))
+@router.get("/batches/{batch_id}", responses=_PRICED)
+async def get_batch(batch_id: str, response: Response, caller: TheCaller) -> Batch:
+    """One batch: its counts, usage and cost are live while it runs."""
+    return _priced(await caller.call(GetBatch(batch_id=batch_id)), response)
 
 
-@router.post("/batches/{batch_id}/cancel", responses=refusals(409))
-async def cancel_batch(batch_id: str, request: Request, caller: TheCaller) -> Batch:
+@router.post("/batches/{batch_id}/cancel", responses=_PRICED | refusals(409))
+async def cancel_batch(batch_id: str, request: Request, response: Response, caller: TheCaller) -> Batch:
     """Cancel a batch. What has been answered by then is kept."""
-    return await caller.call(CancelBatch(batch_id=batch_id, again=bool(retries_of(request))))
+    return _priced(await caller.call(CancelBatch(batch_id=batch_id, again=bool(retries_of(request)))), response)
+
+
+def _priced(batch: Batch, response: Response) -> Batch:
+    """The batch, its cost also in the header."""
+    if batch.cost is not None:
+        response.headers[COST] = format(batch.cost, "f")
+    return batch
