@@ -165,7 +165,7 @@ async def test_the_document_names_every_answer_with_its_headers(gateway: Served)
     paths = (await gateway.http.get("/openapi.json")).json()["paths"]
     cancel = paths["/v1/batches/{batch_id}/cancel"]["post"]["responses"]
     assert list(cancel) == ["200", "400", "401", "403", "404", "409", "429", "500", "503"]
-    assert set(cancel["200"]["headers"]) == {"x-request-id", "openai-processing-ms"}
+    assert set(cancel["200"]["headers"]) == {"x-request-id", "openai-processing-ms", "x-litellm-response-cost"}
     assert set(cancel["409"]["headers"]) - set(cancel["200"]["headers"]) == {"x-should-retry"}
     upload = paths["/v1/files"]["post"]["responses"]
     assert list(upload) == ["200", "400", "401", "403", "408", "413", "415", "429", "500", "503"]
