@@ -140,6 +140,6 @@ def chunk_of(data: bytes) -> bytes:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for something that another process, or the network, brings about."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.002)

@@ -59,7 +59,7 @@ async def test_it_starts_says_where_and_stops_cleanly(settings: Settings, tmp_pa
         async with client_of(tmp_path) as http:
             assert (await http.get("/health/liveness")).status_code == 200
         running.send_signal(signal.SIGTERM)
-        _, log = await asyncio.wait_for(running.communicate(), timeout=10)
+        _, log = await asyncio.wait_for(running.communicate(), timeout=30)
         assert running.returncode == 0
     assert b'"event": "gateway.listening"' in log
     assert b'"service": "gateway"' in log
@@ -73,7 +73,7 @@ async def test_an_open_gateway_says_so_once(settings: Settings, tmp_path: Path) 
         async with client_of(tmp_path) as http:
             assert (await http.get("/health/liveness")).status_code == 200
         running.terminate()
-        _, log = await asyncio.wait_for(running.communicate(), timeout=10)
+        _, log = await asyncio.wait_for(running.communicate(), timeout=30)
     assert log.count(b'"event": "auth.open"') == 1
 
 
@@ -89,7 +89,7 @@ async def test_what_is_misconfigured_is_named(
     settings: Settings, tmp_path: Path, environment: dict[str, str], said: bytes
 ) -> None:
     async with process(settings, tmp_path, **environment) as running:
-        _, log = await asyncio.wait_for(running.communicate(), timeout=20)
+        _, log = await asyncio.wait_for(running.communicate(), timeout=60)
     assert running.returncode == 2
     assert said in log
 
