@@ -21,7 +21,7 @@ IN_FLIGHT = 8
 LOOK_SECONDS = 3
 SETTINGS: dict[str, object] = {
     "shard_lines": SHARD_LINES,
-    "shards_per_pool": SHARDS,
+    "shards_per_pool": 3 * SHARDS,  # half of them are kept for the next batch
     "max_parallel_requests": IN_FLIGHT,
     "flush_interval": 0.2,
     "work_ack_wait": 1,
@@ -57,7 +57,7 @@ async def test_a_runner_that_wakes_after_the_end_changes_nothing(yard: FaultYard
     finally:
         system.stack.kill(RUNNER, signal.SIGCONT)
 
-    taken = set(range(SHARDS))  # the paused one had a slot for each
+    taken = set(range(SHARDS))  # the paused one had them all
     await until_found(lambda: settled_by_another(system.stack, RUNNER) == taken or None)
     assert sim.state.log.total - seen <= IN_FLIGHT * (1 + LOOK_SECONDS / LATENCY)
     assert system.stack.pids[RUNNER] == zombie
