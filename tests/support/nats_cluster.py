@@ -90,9 +90,12 @@ class NatsCluster:
             self.nodes.append(node)
         self.configure()
 
-    def configure(self, jetstream: str = "") -> None:
-        """Write the servers' configuration, with further settings of `jetstream`, for their next start."""
-        routes = json.dumps([f"nats-route://127.0.0.1:{port}" for port in self._routes])
+    def configure(self, jetstream: str = "", known: int | None = None) -> None:
+        """Write the servers' configuration, with further settings of `jetstream`, for their next start.
+
+        Each is told the addresses of the first `known` servers; by default of all.
+        """
+        routes = json.dumps([f"nats-route://127.0.0.1:{port}" for port in self._routes[:known]])
         for node, route in zip(self.nodes, self._routes, strict=True):
             lines = [
                 f'server_name: "{node.name}"',

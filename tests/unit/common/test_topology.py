@@ -9,7 +9,7 @@ from nats.js import JetStreamContext
 from nats.js.errors import APIError
 from pydantic import BaseModel, SecretStr
 
-from batchyard.common import subjects
+from batchyard.common import service, subjects
 from batchyard.common.contracts.batches import BatchStatus
 from batchyard.common.errors import ConfigurationError, ServiceUnavailable
 from batchyard.common.messaging import topology
@@ -29,7 +29,7 @@ from batchyard.common.messaging.topology import (
 )
 from batchyard.common.service import Messaging, open_messaging
 from batchyard.common.settings import MIB, Settings
-from support.nats_cluster import running_cluster
+from support.nats_cluster import NatsCluster, running_cluster
 
 _TOO_MANY_FOR_SUBJECT = 10077
 
@@ -98,6 +98,32 @@ async def test_more_copies_than_there_are_servers_is_a_configuration_error(setti
     with pytest.raises(ConfigurationError, match="BATCHYARD_NATS_REPLICAS is 3"):
         async with open_messaging("test", settings.model_copy(update={"nats_replicas": 3})):
             pass
+
+
+async def test_a_cluster_that_stays_too_small_is_a_configuration_error_and_one_that_grows_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = NatsCluster(tmp_path)
+    cluster.configure(known=1)
+    settings = Settings(nats_url=cluster.nodes[0].url, nats_token=SecretStr(cluster.token), nats_replicas=3)
+
+    async def open_and_close() -> None:
+        async with open_messaging("test", settings):
+            pass
+
+    try:
+        for node in cluster.nodes[:2]:
+            node.start()
+        with monkeypatch.context() as patience:
+            patience.setattr(service, "_JOINING_PATIENCE", 0.0)
+            with pytest.raises(ConfigurationError, match="fewer than 3 servers"):
+                await open_and_close()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(open_and_close())
+            cluster.nodes[2].start()
+    finally:
+        for node in cluster.nodes:
+            node.close()
 
 
 async def test_more_room_than_there_is_is_a_configuration_error(tmp_path: Path) -> None:

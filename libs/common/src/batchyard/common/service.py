@@ -16,13 +16,13 @@ from nats.aio.client import Client
 from nats.errors import ConnectionReconnectingError, Error
 from nats.js import JetStreamContext
 from pydantic import ValidationError
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
 from batchyard.common.errors import BatchyardError, ConfigurationError
 from batchyard.common.logs import configure_logging, get_logger
 from batchyard.common.messaging.broker import connection_of, create_broker
 from batchyard.common.messaging.presence import TopologyMissing, check_topology
-from batchyard.common.messaging.topology import declare_streams
+from batchyard.common.messaging.topology import TooFewServers, declare_streams
 from batchyard.common.objects import ObjectStore, open_object_store
 from batchyard.common.operations import Operations, open_operations
 from batchyard.common.reloading import reload_asked
@@ -31,6 +31,7 @@ from batchyard.common.settings import Settings
 from batchyard.common.tasks import end
 
 _JETSTREAM_PATIENCE = 60.0
+_JOINING_PATIENCE = 10.0
 _log = get_logger(__name__)
 _stop_asked: ContextVar[asyncio.Event | None] = ContextVar("_stop_asked", default=None)
 
@@ -92,10 +93,28 @@ async def _connect(service: str, broker: NatsBroker, settings: Settings) -> Mess
     ):
         with attempt:
             if settings.declare_topology:
-                await declare_streams(js, settings)
+                await _declare(js, settings)
             else:
                 await check_topology(js, settings, service)
     return Messaging(broker, connection, js)
+
+
+async def _declare(js: JetStreamContext, settings: Settings) -> None:
+    """A cluster that all find by one address answers while it grows as one that will stay too small."""
+    async for attempt in AsyncRetrying(
+        retry=retry_if_exception_type(TooFewServers),
+        wait=wait_exponential_jitter(multiplier=0.1, max=2),
+        stop=stop_after_delay(_JOINING_PATIENCE),
+        before_sleep=_tell_too_few,
+        reraise=True,
+    ):
+        with attempt:
+            await declare_streams(js, settings)
+
+
+def _tell_too_few(state: RetryCallState) -> None:
+    if state.attempt_number == 1 and state.outcome is not None:
+        _log.warning("nats.too_few_servers", error=str(state.outcome.exception()))
 
 
 async def _unless_stopped(work: Coroutine[Any, Any, T]) -> T:

@@ -68,10 +68,21 @@ BILLING_CONSUMER = "billing"
 
 _NAME_TAKEN = 10058
 _NO_REPLICAS = 10074
+_NO_PEERS = 10005
 _NO_ROOM = 10047
 _OTHER_STORAGE = 10052
 _UNLIMITED = -1
 _DEDUPE_WINDOW = 120.0
+
+
+class TooFewServers(ConfigurationError):
+    """The cluster has fewer servers than copies are wanted: all that are ever to come, or those that came first."""
+
+    def __init__(self, replicas: int) -> None:
+        super().__init__(
+            f"BATCHYARD_NATS_REPLICAS is {replicas}, but the NATS cluster has fewer than {replicas} servers with "
+            "JetStream: start as many, or set it to how many there are"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +210,12 @@ async def declare_streams(js: JetStreamContext, settings: Settings) -> None:
     Raises:
         ConfigurationError: The server will never have them so: more copies are wanted than a server that stands alone
             can keep, more room than it has, or another kind of storage than there is data in.
+        TooFewServers: The cluster as it is now will not; more servers may be on their way.
     """
+    copies = settings.nats_replicas
     hints = {
-        _NO_REPLICAS: f"BATCHYARD_NATS_REPLICAS is {settings.nats_replicas}, but this NATS server stands alone",
+        _NO_REPLICAS: f"BATCHYARD_NATS_REPLICAS is {copies}, but this NATS server stands alone: set it to 1, or start "
+        f"a cluster of {copies} servers",
         _NO_ROOM: "BATCHYARD_NATS_BUCKET_BYTES and BATCHYARD_EVENTS_MAX_BYTES want more room than this NATS server has",
         _OTHER_STORAGE: f"BATCHYARD_NATS_STORAGE is {settings.nats_storage}, and NATS keeps what is there elsewhere",
     }
@@ -209,6 +223,9 @@ async def declare_streams(js: JetStreamContext, settings: Settings) -> None:
         try:
             await _declare_stream(js, config)
         except APIError as error:
+            # With a reason after a comma servers are known that are not there now: those are waited for.
+            if error.err_code == _NO_PEERS and "," not in (error.description or ""):
+                raise TooFewServers(copies) from error
             if error.err_code not in hints:
                 raise
             raise ConfigurationError(hints[error.err_code]) from error
