@@ -15,6 +15,7 @@ import pytest_asyncio
 
 from batchyard.cli.waiting import until_found
 from batchyard.common.crash import POINTS
+from batchyard.common.ids import decode_id
 from batchyard.vllm_sim.testing import RunningSim
 from support.stack import MODEL
 
@@ -162,7 +163,7 @@ def test_every_point_has_a_way() -> None:
     of_keys = {point for point in POINTS if point.startswith("key.")}  # see test_keys
     rebuilding = {point for point in POINTS if point.startswith("rebuild.")}  # see unit/billing/test_rebuild
     of_limits = {point for point in POINTS if point.startswith(("limits.", "storage."))}  # see test_limits
-    assert set(WAYS) == set(POINTS) - natively - of_keys - rebuilding - of_limits
+    assert set(WAYS) == set(POINTS) - {"file.removed"} - natively - of_keys - rebuilding - of_limits
 
 
 @in_one_loop
@@ -182,6 +183,19 @@ async def test_a_process_killed_there_is_made_up_for(site: Site, point: str, tmp
         if way.in_parts:  # what comes after an upload's end comes by itself
             await until_found(lambda: (tmp_path / "marker").exists() or None)
     assert (tmp_path / "marker").exists(), "the point was not reached"
+
+
+@in_one_loop
+async def test_a_deletion_killed_in_its_middle_is_told_to_who_asks_again(site: Site, tmp_path: Path) -> None:
+    file_id = await site.upload(ordinary(1))
+    async with armed(site.system.stack, FILE_STORE, "file.removed", tmp_path / "marker"):
+        stored = f"objects/files/*/{decode_id(file_id).raw.removeprefix('file-')}"
+        assert len([*site.system.stack.layout.objects.glob(stored)]) == 1
+        answer = await site.system.call("DELETE", f"/files/{file_id}")
+        assert answer == {"id": file_id, "object": "file", "deleted": True}
+        assert (tmp_path / "marker").exists(), "the point was not reached"
+        assert (await site.system.ask("GET", f"/files/{file_id}")).status_code == 404
+        assert [*site.system.stack.layout.objects.glob(stored)] == []
 
 
 @in_one_loop

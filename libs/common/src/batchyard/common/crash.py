@@ -14,6 +14,7 @@ POINTS = (
     "file.stored",  # create file: bytes are there, the record is not
     "storage.claimed",  # create file: room is taken for it in the team's quota, the record is not there
     "file.recorded",  # create file: the record is there, the reply is not
+    "file.removed",  # delete file: the record is gone, the bytes are not, nor is it told
     "part.counted",  # add part: the upload has counted the part, the part is not recorded
     "part.recorded",  # add part: the part is recorded, the reply is not
     "upload.joined",  # complete upload: the parts are joined, the upload is still pending

@@ -24,7 +24,7 @@ from batchyard.common.contracts.files import (
 )
 from batchyard.common.crash import crash_point
 from batchyard.common.errors import ApiError, InvalidRequest, NotFound, QuotaExceeded
-from batchyard.common.ids import created_at_of, decode_id, is_raw_id, new_raw_id, raw_id_of
+from batchyard.common.ids import created_at_of, decode_id, is_raw_id, new_raw_id, raw_id_of, uuid_hex_of
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.records import Entry, Records, RevisionConflict
 from batchyard.common.object_keys import file_key, parse_file_key
@@ -38,6 +38,9 @@ from batchyard.file_store.store import FileRecord, record_key, records_prefix
 
 # Each holds up to a page of records and streams all of a tenant's; more at once would only make all of them late.
 _CONCURRENT_LISTINGS = 4
+DELETION_REMEMBERED = 900.0
+"""Seconds for which a deletion is answered again as the first time: longer than the SDKs wait for an answer."""
+
 _log = get_logger(__name__)
 
 
@@ -124,14 +127,29 @@ class Files:
         return page_of(window)
 
     async def delete(self, tenant: str, command: DeleteFile) -> DeletedFile:
-        """Raises NotFound, also for the second of two deletions."""
-        entry = await self._find(tenant, command.file_id)
+        """Delete a file. Whoever got no answer may ask again, and gets the same for `DELETION_REMEMBERED` seconds.
+
+        Raises:
+            NotFound: There is no such file, and was none lately.
+        """
         try:
+            entry = await self._find(tenant, command.file_id)
             await self.remove(entry)
-        except RevisionConflict:
-            raise _no_such_file(command.file_id) from None
+        except (NotFound, RevisionConflict):
+            return await self._deleted_before(tenant, command.file_id)
         _log.info("file.deleted", tenant=tenant, file_id=entry.value.raw_id)
         return DeletedFile(id=entry.value.public_id)
+
+    async def _deleted_before(self, tenant: str, file_id: str) -> DeletedFile:
+        raw_id = decode_id(file_id).raw
+        if not is_raw_id("file", raw_id):
+            raise _no_such_file(file_id)
+        removed_at = await self._records.removed_at(record_key(tenant, raw_id))
+        if removed_at is None or self._clock.now() - removed_at > DELETION_REMEMBERED:
+            raise _no_such_file(file_id)
+        # The first try may have died before it came to the bytes.
+        await self._delete_bytes(raw_id, file_key(tenant, uuid_hex_of(raw_id)))
+        return DeletedFile(id=file_id)
 
     async def open_download(self, tenant: str, command: OpenDownload) -> Download:
         """Where the bytes are; `model` is the record's, else the one that the given ID carries.
@@ -163,11 +181,15 @@ class Files:
             RevisionConflict: Someone else removed it first.
         """
         await self._records.delete(entry.key, entry.revision)
+        crash_point("file.removed")
         await self.quota.note(entry.value.tenant, -entry.value.bytes)
+        await self._delete_bytes(entry.value.raw_id, entry.value.object_key)
+
+    async def _delete_bytes(self, raw_id: str, object_key: str) -> None:
         try:
-            await self._objects.delete([entry.value.object_key])
+            await self._objects.delete([object_key])
         except ObjectStoreUnavailable as error:
-            _log.warning("file.bytes_left", file_id=entry.value.raw_id, error=str(error))
+            _log.warning("file.bytes_left", file_id=raw_id, error=str(error))
 
     async def _find(self, tenant: str, file_id: str) -> Entry[FileRecord]:
         asked = decode_id(file_id)

@@ -90,8 +90,8 @@ class Files:
         )
 
     async def delete(self, file_id: str) -> DeletedFile:
-        """Raises NotFound, also for the second of two deletions."""
-        return await self._session.call(DeleteFile(file_id=file_id), is_repeatable=False)
+        """Raises NotFound, but not within 15 minutes of the deletion."""
+        return await self._session.call(DeleteFile(file_id=file_id))
 
 
 def _inline(source: Source) -> str | None:

@@ -10,7 +10,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-from nats.js.errors import APIError, KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.errors import APIError, KeyNotFoundError, KeyWrongLastSequenceError, NotFoundError
 from nats.js.kv import KV_DEL, KV_OP, KV_PURGE, KeyValue
 from pydantic import BaseModel
 
@@ -78,6 +78,18 @@ class Records(Generic[M]):
                     return await self._kv.get(key)
         async with asyncio.timeout(_LAST_ANSWER):
             return await self._kv.get(key)
+
+    async def removed_at(self, key: str) -> float | None:
+        """When the record was removed, by NATS' clock in Unix seconds; None if there is one, or never was."""
+        with _outage_told():
+            try:
+                message = await self._js.get_last_msg(self._stream, f"{self._prefix}{key}")
+            except NotFoundError:
+                return None
+        if KV_OP not in (message.headers or {}):
+            return None
+        assert message.time is not None
+        return message.time.timestamp()
 
     async def create(self, key: str, value: M) -> int:
         """Write a record that must not exist yet; its revision. Raises RevisionConflict when it does."""

@@ -71,8 +71,8 @@ async def get_file(file_id: str, caller: TheCaller) -> File:
 
 @router.delete("/files/{file_id}")
 async def delete_file(file_id: str, caller: TheCaller) -> DeletedFile:
-    """Delete a file and its bytes."""
-    return await caller.call(DeleteFile(file_id=file_id))
+    """Delete a file and its bytes. Sent again within 15 minutes it is answered as the first time."""
+    return await caller.insist(DeleteFile(file_id=file_id))
 
 
 @router.head("/files/{file_id}/content", include_in_schema=False)
