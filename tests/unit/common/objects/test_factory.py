@@ -49,6 +49,7 @@ async def test_an_s3_url_opens_a_bucket(secret: str | SecretStr) -> None:
         "s3://bucket?endpoint=http://127.0.0.1/path",
         "s3://bucket?endpoint=http://key:hunter22@127.0.0.1",
         "s3://key:hunter22@bucket?endpoint=http://127.0.0.1",
+        S3 + "&public_endpoint=files.example.com",
         S3 + "&create_bucket=perhaps",
         S3 + "&secret_key=hunter22",
     ],

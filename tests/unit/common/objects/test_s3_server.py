@@ -165,6 +165,21 @@ async def test_whoever_has_a_url_may_put_that_object_and_nothing_else(s3_config:
         assert [info.key async for info in store.list(folder)] == [folder + "object"]
 
 
+async def test_a_url_is_signed_for_the_public_name_of_the_server(s3_config: MinioConfig, folder: str) -> None:
+    key, data = folder + "object", content(MIB)
+    public = s3_config.endpoint.replace("127.0.0.1", "localhost")
+    async with opened(s3_config, public_endpoint=public) as store, httpx.AsyncClient() as http:
+        url = str(await store.put_url(key, 60))
+        assert url.startswith(public)
+        assert (await http.put(url.replace("localhost", "127.0.0.1"), content=b"1")).status_code == 403
+        assert (await http.put(url, content=data)).status_code == 200
+        assert await read(store, key, max_bytes=len(data)) == data
+        assert (await http.get(str(await store.get_url(key, 60)))).content == data
+    async with opened(s3_config, public_endpoint="https://s3.invalid") as store:  # nobody is asked there
+        assert str(await store.get_url(key, 60)).startswith("https://s3.invalid/")
+        await store.check()
+
+
 async def test_a_url_ends(s3_config: MinioConfig, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened(s3_config) as store, httpx.AsyncClient() as http:
         with monkeypatch.context() as patch:

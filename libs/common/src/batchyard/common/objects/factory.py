@@ -13,7 +13,7 @@ from batchyard.common.objects.local import LocalObjectStore
 if TYPE_CHECKING:
     from batchyard.common.objects.port import ObjectStore
 
-_OPTIONS = frozenset({"endpoint", "region", "ca_file", "addressing", "create_bucket"})
+_OPTIONS = frozenset({"endpoint", "public_endpoint", "region", "ca_file", "addressing", "create_bucket"})
 
 
 def open_object_store(
@@ -22,9 +22,10 @@ def open_object_store(
     """Build the store that a URL names, without touching it: `check` makes it ready, `close` frees it.
 
     - `file:///var/lib/batchyard/objects`: a folder of this machine.
-    - `s3://bucket?endpoint=http://127.0.0.1:9000`: a bucket. Options: `region` (default us-east-1), `ca_file`
-      (path of a PEM file with the authorities to trust instead of the system's), `addressing` (`path`, `virtual`, or
-      `auto`, the default: by host at AWS, by path elsewhere), `create_bucket` (`true` or `false`, the default).
+    - `s3://bucket?endpoint=http://127.0.0.1:9000`: a bucket. Options: `public_endpoint` (of the URLs that are given
+      away; default the endpoint), `region` (default us-east-1), `ca_file` (path of a PEM file with the authorities to
+      trust instead of the system's), `addressing` (`path`, `virtual`, or `auto`, the default: by host at AWS, by path
+      elsewhere), `create_bucket` (`true` or `false`, the default).
 
     Args:
         url: Which store. It must not hold credentials.
@@ -70,6 +71,7 @@ def _s3_store(bucket: str, query: str, access_key: str, secret_key: SecretStr) -
             bucket=bucket,
             access_key=access_key,
             secret_key=secret_key,
+            public_endpoint=options.get("public_endpoint"),
             region=options.get("region", "us-east-1"),
             ca_file=Path(options["ca_file"]) if "ca_file" in options else None,
             addressing=Addressing(addressing),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from batchyard.common.objects.errors import ObjectStoreUnavailable, ObjectTooLarge
 from batchyard.common.objects.keys import check_key, check_prefix
 from batchyard.common.objects.minio_calls import S3Calls
+from batchyard.common.objects.minio_client import S3Client
 from batchyard.common.objects.minio_upload import multipart_upload
 from batchyard.common.objects.parts import MAX_PARTS, PackedPart, plan_parts
 from batchyard.common.objects.streams import check_range, in_blocks
@@ -45,6 +46,9 @@ class MinioObjectStore:
         self._config = config
         self._calls = S3Calls(config)
         self._client = self._calls.client
+        # A signature covers the host, so it takes a client for that address, which sends nothing itself.
+        public = config.public_endpoint
+        self._signer = self._client if public is None else S3Client(replace(config, endpoint=public))
         # A readiness check that takes minutes is no answer.
         patience = min(config.read_timeout, _CHECK_TIMEOUT_S)
         self._prober = S3Calls(replace(config, read_timeout=patience, retries=1, threads=1))
@@ -68,12 +72,12 @@ class MinioObjectStore:
     async def put_url(self, key: str, seconds: float) -> str | None:
         """See `ObjectStore.put_url`."""
         check_key(key)
-        return self._client.put_url(key, seconds)
+        return self._signer.put_url(key, seconds)
 
     async def get_url(self, key: str, seconds: float) -> str | None:
         """See `ObjectStore.get_url`."""
         check_key(key)
-        return self._client.get_url(key, seconds)
+        return self._signer.get_url(key, seconds)
 
     async def get(self, key: str, *, start: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
         """See `ObjectStore.get`. An open stream holds one connection of `max_streams`."""
@@ -143,6 +147,7 @@ class MinioObjectStore:
         """See `ObjectStore.close`."""
         await self._calls.close()
         await self._prober.close()
+        self._signer.close()
 
     @asynccontextmanager
     async def _stream(self) -> AsyncIterator[None]:

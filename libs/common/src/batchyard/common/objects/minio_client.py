@@ -56,12 +56,16 @@ class Addressing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MinioConfig:
-    """Where an S3 server is, and how much of it and of us to use. Times are in seconds, sizes in bytes."""
+    """Where an S3 server is, and how much of it and of us to use. Times are in seconds, sizes in bytes.
+
+    `public_endpoint` is the address in URLs that are given away, which nobody here talks to; None: the same.
+    """
 
     endpoint: str
     bucket: str
     access_key: str
     secret_key: SecretStr = field(repr=False)
+    public_endpoint: str | None = None
     region: str = "us-east-1"
     ca_file: Path | None = None
     addressing: Addressing = Addressing.AUTO
@@ -75,11 +79,12 @@ class MinioConfig:
     retries: int = 3
 
     def __post_init__(self) -> None:
-        url = urlsplit(self.endpoint)
-        if url.scheme not in {"http", "https"} or not url.hostname or url.path.strip("/") or url.query:
-            raise ValueError("the endpoint of an S3 server is http(s)://host[:port]")
-        if url.username or url.password:
-            raise ValueError("credentials of an S3 server do not belong in its endpoint")
+        for endpoint in filter(None, (self.endpoint, self.public_endpoint)):
+            url = urlsplit(endpoint)
+            if url.scheme not in {"http", "https"} or not url.hostname or url.path.strip("/") or url.query:
+                raise ValueError("the endpoint of an S3 server is http(s)://host[:port]")
+            if url.username or url.password:
+                raise ValueError("credentials of an S3 server do not belong in its endpoint")
         check_bucket_name(self.bucket, strict=True)
         if self.part_bytes < MIN_PART_BYTES:
             raise ValueError(f"part_bytes must be at least {MIN_PART_BYTES}")
