@@ -41,7 +41,7 @@ def in_progress(shards: int = 3, dispatched: int = 3) -> BatchRecord:
     record = transitions.planned(
         new_record(), 1001, pool="m", model="m", input_key="batches/i", plan_key="p", lines=shards * 10, shards=shards
     )
-    return transitions.dispatched(record, dispatched)
+    return transitions.dispatched(record, range(dispatched))
 
 
 WORK = Work(deployment="d", completed=9, failed=1, usage=USAGE, busy_microseconds=250)
@@ -120,10 +120,25 @@ def test_settled_ranges_hold_exactly_the_settled_shards(shards: set[int]) -> Non
     assert set(record.outstanding()) == set(range(41)) - shards
 
 
-def test_dispatch_never_goes_back_nor_beyond_the_last_shard() -> None:
-    record = in_progress(shards=3, dispatched=2)
-    assert transitions.dispatched(record, 1).dispatched == 2
-    assert transitions.dispatched(record, 9).dispatched == 3
+def test_shards_that_are_passed_over_stay_to_be_queued() -> None:
+    record = in_progress(shards=9, dispatched=2)
+    assert transitions.dispatched(record, [0]) == record
+    record = transitions.dispatched(record, [4, 5])
+    assert (list(record.outstanding()), list(record.unqueued())) == ([0, 1, 4, 5], [2, 3, 6, 7, 8])
+    record = transitions.dispatched(transitions.settled(record, outcome(4)), [2, 6])
+    assert (list(record.outstanding()), list(record.unqueued())) == ([0, 1, 2, 5, 6], [3, 7, 8])
+
+
+@given(st.lists(st.sets(st.integers(0, 20)), max_size=6), st.sets(st.integers(0, 20)))
+def test_a_shard_is_queued_or_not_whatever_the_order(dispatches: list[set[int]], done: set[int]) -> None:
+    record, queued = in_progress(shards=21, dispatched=0), set[int]().union(*dispatches)
+    for shards in dispatches:
+        record = transitions.dispatched(record, shards)
+    for shard in done & queued:
+        record = transitions.settled(record, outcome(shard))
+    assert {shard for shard in range(21) if record.is_queued(shard)} == queued
+    assert list(record.outstanding()) == sorted(queued - done)
+    assert list(record.unqueued()) == sorted(set(range(21)) - queued)
 
 
 @pytest.mark.parametrize("ending", [BatchStatus.COMPLETED, BatchStatus.EXPIRED])
@@ -201,7 +216,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(up_to=st.integers(0, 6))
     def dispatch(self, up_to: int) -> None:
-        self.attempt(transitions.dispatched, up_to)
+        self.attempt(transitions.dispatched, range(min(up_to, self.record.shards)))
 
     @precondition(lambda self: self.record.dispatched > 0)
     @rule(data=st.data())

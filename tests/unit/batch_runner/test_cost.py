@@ -57,7 +57,7 @@ def running(model: str | None, shards: int = 1) -> BatchRecord:
     record = transitions.planned(
         record, 1001, pool=model, model=model, input_key="i", plan_key="p", lines=10, shards=shards
     )
-    return transitions.dispatched(record, shards)
+    return transitions.dispatched(record, range(shards))
 
 
 def ended(record: BatchRecord, config: Config) -> BatchRecord:

@@ -24,7 +24,7 @@ from batchyard.common.contracts.models import ListModels
 from batchyard.common.ids import decode_id
 from batchyard.common.messaging.commands import CommandClient
 from batchyard.common.messaging.records import Records
-from batchyard.common.messaging.topology import BATCHES_BUCKET
+from batchyard.common.messaging.topology import BATCHES_BUCKET, WORK
 from batchyard.common.objects import open_object_store
 from batchyard.common.service import Messaging
 from batchyard.common.settings import Settings
@@ -197,8 +197,17 @@ async def test_lines_of_several_models_may_use_any_of_their_names(
     assert all(part.busy_microseconds > 0 for part in entry.value.work)
 
 
-async def test_one_model_of_several_may_vanish_for_a_while(open_yard: Callable[..., Any], tmp_path: Path) -> None:
-    yard = await open_yard(base_latency=0.1, mixed_models=True, config_poll_interval=0.02, max_parallel_requests=1)
+async def test_one_model_of_several_may_vanish_for_a_while(
+    open_yard: Callable[..., Any], messaging: Messaging, tmp_path: Path
+) -> None:
+    yard = await open_yard(
+        base_latency=0.1,
+        mixed_models=True,
+        config_poll_interval=0.02,
+        max_parallel_requests=1,
+        shard_lines=1,
+        shard_window=2,
+    )
     names = [name for _ in range(20) for name in ("llama", "own", "team-mistral")]
     file = await yard.call.upload(b"\n".join(line(number, name) for number, name in enumerate(names)))
     batch = await yard.call(CreateBatch(input_file_id=file.id, endpoint=ENDPOINT))
@@ -210,6 +219,7 @@ async def test_one_model_of_several_may_vanish_for_a_while(open_yard: Callable[.
         "others go on; none is lost."
     )
     await yard.call.until(batch.id, lambda batch: batch.request_counts.completed >= 20)
+    assert (await messaging.js.stream_info(WORK)).state.messages <= 2 * 2, "their shards do not fill the queue"
     write_config(tmp_path / "config.yaml", yard.sim.url)
     batch = await yard.call.ended(batch.id)
     assert (batch.request_counts.completed, batch.request_counts.failed) == (60, 0)

@@ -12,7 +12,7 @@ from batchyard.batch_runner.plan import Plan, Planner, Rejection, raw_lines
 from batchyard.batch_runner.routing import MAX_MODELS
 from batchyard.batch_runner.run import numbered_requests
 from batchyard.batch_runner.settings import RunnerSettings
-from batchyard.batch_runner.shard import ShardRange, ShardTable, fair_window, window_end
+from batchyard.batch_runner.shard import ShardRange, ShardTable, fair_window, next_shards
 from batchyard.batch_runner.validate import MAX_PROBLEMS, LineRules
 from batchyard.common.config import ANY_MODEL
 from batchyard.common.objects import LocalObjectStore
@@ -183,12 +183,12 @@ async def test_lines_may_name_several_models_where_that_is_allowed(store: LocalO
     assert table.models == {"m": "m", "hosted_vllm/m": "m", "served/m": "m", "other": "other"}
     assert [(shard.pool, shard.first_line, shard.requests) for shard in table.shards] == [
         ("m", 1, 3),
-        ("other", 2, 2),
         ("m", 5, 3),
+        ("other", 2, 2),
     ]
     found = {
         shard.pool: [number async for number, _ in numbered_requests(store, "in", shard, table.models_of(shard.pool))]
-        for shard in table.shards[:2]
+        for shard in table.shards[::2]
     }
     assert found == {"m": [1, 3, 4], "other": [2, 6]}
 
@@ -213,7 +213,8 @@ async def test_every_line_of_a_mixed_batch_lies_in_one_shard_of_its_own_pool(
         async for number, _ in numbered_requests(store, "in", shard, table.models_of(shard.pool))
     ]
     assert sorted(found) == [(2 * index + 1, pools[name]) for index, name in enumerate(names)]
-    assert [shard.first_line for shard in table.shards] == sorted(shard.first_line for shard in table.shards)
+    places = [(table.pools.index(shard.pool), shard.first_line) for shard in table.shards]
+    assert places == sorted(places)
     assert (verdict.model is None) == (len({pools[name] for name in names}) > 1)
 
 
@@ -270,12 +271,18 @@ def test_the_more_batches_there_are_the_fewer_shards_has_each_in_the_queue(batch
 
 
 def test_a_window_is_filled_for_each_pool_whatever_the_others_do() -> None:
-    table = ShardTable([ShardRange(0, 1, number + 1, 1, "ab"[number % 2]) for number in range(12)])
-    assert window_end(table, 0, [], lambda _: 2) == 4
-    assert window_end(table, 4, [0, 2], lambda _: 2) == 8, "the pool b has none outstanding"
-    assert window_end(table, 8, [0, 2, 4, 6], lambda _: 2) == 12
-    assert window_end(table, 12, [0, 2], lambda _: 2) == 12
-    assert window_end(table, 4, [0, 1, 2, 3], lambda _: 2) == 4
+    table = ShardTable([ShardRange(0, 1, number + 1, 1, "aaaaaabbbbbb"[number]) for number in range(12)])
+
+    def found(outstanding: set[int], settled: set[int]) -> list[int]:
+        unqueued = sorted(set(range(12)) - outstanding - settled)
+        return next_shards(table, unqueued, outstanding, lambda _: 2)
+
+    assert found(set(), set()) == [0, 1, 6, 7]
+    assert found({0, 1, 6, 7}, set()) == []
+    assert found({0, 1}, {6, 7}) == [8, 9], "the pool a has what it may have"
+    assert found({0, 1, 10}, {6, 7, 8, 9}) == [11]
+    assert found({2}, {0, 1, *range(6, 12)}) == [3]
+    assert next_shards(table, range(2, 12), range(2), lambda _: 1) == [6], "a window may shrink"
 
 
 def shared_lines(beginnings: int, count: int) -> list[str]:

@@ -9,12 +9,13 @@ A transition that the status does not allow raises `IllegalTransition`; counting
 and announced already changes nothing: every step may run again.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from decimal import Decimal
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from batchyard.batch_runner import ranges
 from batchyard.batch_runner.estimate import Size
 from batchyard.common.contracts.access import Limits
 from batchyard.common.contracts.batches import (
@@ -118,8 +119,10 @@ class BatchRecord(BaseModel):
         native: What is known of the server's own batch, when a server runs it whole.
         plan_key: The object that holds the shard table.
         key_models: The models that the key may name, as it was when the batch was made; none: all.
-        shards: How many there are; those below `dispatched` have been queued.
-        settled: Shards whose outcome is counted below, as ascending disjoint ranges `[from, to)`.
+        shards: How many there are; those below `dispatched` have been queued, save for those in `passed_over`.
+        passed_over: Shards of a pool that has enough of them in its queue, while other pools' that come later in the
+            table have been queued. None in a batch of one model.
+        settled: Shards whose outcome is counted below.
         ending: What the batch is about to end as, once it is finalizing or cancelling.
         key_limits: What the key that asked may do, as it was then.
         size: The estimated work: by the size of the input at first, by its lines once they have been read.
@@ -172,7 +175,8 @@ class BatchRecord(BaseModel):
     lines: int = 0
     shards: int = 0
     dispatched: int = 0
-    settled: tuple[tuple[int, int], ...] = ()
+    passed_over: ranges.Ranges = ()
+    settled: ranges.Ranges = ()
     completed: int = 0
     failed: int = 0
     usage_by_deployment: dict[str, Usage] = Field(default_factory=dict)
@@ -220,14 +224,19 @@ class BatchRecord(BaseModel):
         return self.completed + self.failed == self.lines
 
     def is_settled(self, shard: int) -> bool:
-        return any(start <= shard < end for start, end in self.settled)
+        return ranges.holds(self.settled, shard)
+
+    def is_queued(self, shard: int) -> bool:
+        """Whether a shard is in the queue, or has been."""
+        return shard < self.dispatched and not ranges.holds(self.passed_over, shard)
 
     def outstanding(self) -> Iterator[int]:
         """The shards that have been queued and are not settled."""
-        cursor = 0
-        for start, end in (*self.settled, (self.dispatched, self.dispatched)):
-            yield from range(cursor, min(start, self.dispatched))
-            cursor = end
+        return ranges.gaps(ranges.joined((*self.settled, *self.passed_over)), self.dispatched)
+
+    def unqueued(self) -> Iterator[int]:
+        """The shards that have not been queued yet."""
+        return ranges.numbers((*self.passed_over, (self.dispatched, self.shards)))
 
     @property
     def settled_count(self) -> int:
@@ -306,11 +315,15 @@ def noted(record: BatchRecord, note: Callable[[NativeNote], NativeNote]) -> Batc
     return record.model_copy(update={"native": note(record.native)})
 
 
-def dispatched(record: BatchRecord, up_to: int) -> BatchRecord:
-    """The shards below `up_to` are being queued."""
+def dispatched(record: BatchRecord, shards: Collection[int]) -> BatchRecord:
+    """These shards are being queued."""
     if record.status is not BatchStatus.IN_PROGRESS:
         raise IllegalTransition(record.status)
-    return record.model_copy(update={"dispatched": max(record.dispatched, min(up_to, record.shards))})
+    up_to = max((record.dispatched, *(shard + 1 for shard in shards)))
+    left = ranges.joined((*record.passed_over, (record.dispatched, up_to)))
+    for shard in shards:
+        left = ranges.removed(left, shard)
+    return record.model_copy(update={"dispatched": up_to, "passed_over": left})
 
 
 def settled(record: BatchRecord, outcome: ShardOutcome) -> BatchRecord:
@@ -322,7 +335,7 @@ def settled(record: BatchRecord, outcome: ShardOutcome) -> BatchRecord:
         usage[deployment] = usage.get(deployment, Usage()) + used
     return record.model_copy(
         update={
-            "settled": _with(record.settled, outcome.shard),
+            "settled": ranges.added(record.settled, outcome.shard),
             "completed": record.completed + outcome.completed,
             "failed": record.failed + outcome.failed,
             "usage_by_deployment": usage,
@@ -472,14 +485,3 @@ def to_event(record: BatchRecord, status: BatchStatus) -> BatchEvent:
 
 def _enter(record: BatchRecord, status: BatchStatus, **changes: object) -> BatchRecord:
     return record.model_copy(update={"status": status, "outbox": (*record.outbox, status), **changes})
-
-
-def _with(ranges: tuple[tuple[int, int], ...], number: int) -> tuple[tuple[int, int], ...]:
-    """`ranges` and one number more, adjoining ones merged."""
-    merged: list[tuple[int, int]] = []
-    for start, end in sorted((*ranges, (number, number + 1))):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        else:
-            merged.append((start, end))
-    return tuple(merged)

@@ -211,7 +211,7 @@ class Planner:
             for pool, cutter in self._cutters.items()
             for shard in cutter.shards(most)
         ]
-        return ShardTable(sorted(shards, key=lambda shard: shard.first_line), models, self._routing.names)
+        return ShardTable(shards, models, self._routing.names)
 
     def _lines_in_a_shard(self) -> int:
         """More than usual where that brings lines that begin alike together, but so few that the batch has shards for

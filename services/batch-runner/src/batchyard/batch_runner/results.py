@@ -66,11 +66,12 @@ class Results:
         outputs, errors = [], []
         for pool in table.pools:
             shards = [number for number, shard in enumerate(table.shards) if shard.pool == pool]
-            outcomes = [await self._outcome(record, shard) for shard in shards if shard < record.dispatched]
+            outcomes = [await self._outcome(record, shard) for shard in shards if record.is_queued(shard)]
             outputs.append([outcome.output_key for outcome in outcomes if outcome.output_key])
             errors.append([outcome.error_key for outcome in outcomes if outcome.error_key])
-            if shards[-1] >= record.dispatched:
-                errors[-1].append(await self._write_tail(record, table, shards))
+            if not record.is_queued(shards[-1]):
+                left = [shard for shard in shards if not record.is_queued(shard)]
+                errors[-1].append(await self._write_tail(record, table, left))
         return ResultFiles(
             output_id=await self._register(record, outputs, record.output_uuid, "output"),
             error_id=await self._register(record, errors, record.error_uuid, "error"),
@@ -82,11 +83,10 @@ class Results:
             raise LookupError(f"shard {shard} of {record.raw_id} is counted but has no outcome")
         return outcome
 
-    async def _write_tail(self, record: BatchRecord, table: ShardTable, shards: Sequence[int]) -> str:
-        """The lines of a pool's shards that were never queued, as errors that say why: one pass over the end of the
-        input."""
-        first = table.shards[next(shard for shard in shards if shard >= record.dispatched)]
-        last = table.shards[shards[-1]]
+    async def _write_tail(self, record: BatchRecord, table: ShardTable, left: Sequence[int]) -> str:
+        """The lines of a pool's shards that were never queued, its last ones, as errors that say why: one pass over the
+        end of the input."""
+        first, last = table.shards[left[0]], table.shards[left[-1]]
         tail = ShardRange(first.offset, last.offset + last.length - first.offset, first.first_line, 0)
         key = f"{batch_prefix(record.tenant, record.raw_id)}tail-{uuid4().hex}"
         await self._store.objects.put(key, self._tail_lines(record, tail, table.models_of(first.pool)))

@@ -28,7 +28,7 @@ class ShardRange(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ShardTable(msgspec.Struct, frozen=True):
-    """A batch's shards in input order: what the plan leaves behind.
+    """A batch's shards, each pool's together and in input order: what the plan leaves behind.
 
     `models` tells the pool of each model that the lines name, in a batch of several models: what it was when the batch
     was planned, so that no line changes its shard when the configuration does. None in a batch of one model. `names`
@@ -79,22 +79,20 @@ def fair_window(window: int, slots: int, batches: int) -> int:
     return window if batches <= 1 else max(1, min(window, slots // (batches + 1)))
 
 
-def window_end(
-    table: ShardTable, dispatched: int, outstanding: Iterable[int], window: Callable[[str | None], int]
-) -> int:
-    """How far to queue the shards, so that each pool has its window of them as long as there are so many.
-
-    Shards are queued in their order: one pool that is down holds back no other, but has more in the queue meanwhile.
-    """
-    queued = Counter(table.shards[shard].pool for shard in outstanding)
-    end = dispatched
-    windows = {pool: window(pool) for pool in table.pools}
-    for shard in range(dispatched, len(table.shards)):
+def next_shards(
+    table: ShardTable, unqueued: Iterable[int], outstanding: Iterable[int], window: Callable[[str | None], int]
+) -> list[int]:
+    """The shards to queue, so that each pool has its window of them as long as there are so many, and no more: one pool
+    that is down neither holds back another nor fills the queue."""
+    room = Counter({pool: window(pool) for pool in table.pools})
+    room.subtract(table.shards[shard].pool for shard in outstanding)
+    found = []
+    for shard in unqueued:
         pool = table.shards[shard].pool
-        queued[pool] += 1
-        if queued[pool] <= windows[pool]:
-            end = shard + 1
-    return end
+        if room[pool] > 0:
+            room[pool] -= 1
+            found.append(shard)
+    return found
 
 
 def plan_key(tenant: str, batch: str, attempt: str) -> str:

@@ -5,7 +5,7 @@ the record says, never from what this process remembers.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -21,7 +21,7 @@ from batchyard.batch_runner.plan import Plan, Planner
 from batchyard.batch_runner.queue import Done, Later
 from batchyard.batch_runner.results import Results
 from batchyard.batch_runner.settings import RunnerSettings
-from batchyard.batch_runner.shard import fair_window, whole, window_end
+from batchyard.batch_runner.shard import fair_window, next_shards, whole
 from batchyard.batch_runner.standings import Standings
 from batchyard.batch_runner.validate import LineRules
 from batchyard.common.clock import Clock
@@ -239,10 +239,10 @@ class Stepper:
         """Fill the window. The record says first what is queued, so that no shard runs that it does not know of;
         what a crash kept from the queue is queued again by the next step: queueing twice is refused by the server."""
         outstanding = list(record.outstanding())
-        up_to = await self._window_end(record, outstanding)
-        if up_to > record.dispatched:
+        more = await self._more_shards(record, outstanding)
+        if more:
             try:
-                changed = await self._store.change(record, lambda current: transitions.dispatched(current, up_to))
+                changed = await self._store.change(record, lambda current: transitions.dispatched(current, more))
             except IllegalTransition:
                 return Again()
             if changed is None:
@@ -254,7 +254,7 @@ class Stepper:
             crash_point("shard.queued")
         return Done()
 
-    async def _window_end(self, record: BatchRecord, outstanding: list[int]) -> int:
+    async def _more_shards(self, record: BatchRecord, outstanding: list[int]) -> Sequence[int]:
         def window(pool_name: str | None) -> int:
             pool = self._fleet.pools.get(pool_name or "")
             batches = len(pool.batches | {record.raw_id}) if pool is not None else 1
@@ -262,8 +262,8 @@ class Stepper:
 
         if record.pool is not None:
             more = min(window(record.pool) - len(outstanding), self._standings.may_queue(record))
-            return min(record.shards, record.dispatched + more)
-        return window_end(await self._store.table(record), record.dispatched, outstanding, window)
+            return range(record.dispatched, min(record.shards, record.dispatched + more))
+        return next_shards(await self._store.table(record), record.unqueued(), outstanding, window)
 
     async def _finish(self, record: BatchRecord) -> Verdict:
         counted = await self._count(record)
