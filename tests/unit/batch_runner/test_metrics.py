@@ -43,7 +43,7 @@ async def look() -> AsyncIterator[Look]:
 
 
 async def test_what_has_become_of_lines_and_requests_is_counted(look: Look, open_yard: Any) -> None:
-    yard = await open_yard(max_attempts=2)
+    yard = await open_yard(SimSettings(port=0, base_latency=0.06), max_attempts=2)
     bad = [chat_line("bad", "x", messages="not a list"), chat_line("broken", "[[fault:status=500]]")]
     batch = await yard.batch(*lines(20), *bad, chat_line("again", "[[fault:reset,times=1]]"))
     await yard.call.ended(batch.id)
@@ -56,7 +56,9 @@ async def test_what_has_become_of_lines_and_requests_is_counted(look: Look, open
     assert found["deployment_failures_total connection_lost"] == 1
     assert found["deployment_failures_total request_timeout"] == 0
     assert found["deployment_generated_tokens_total"] > 0
-    assert found["deployment_answer_seconds_total"] > 0
+    assert found["deployment_answer_seconds_sum"] >= 21 * 0.06
+    buckets = [found[f"deployment_answer_seconds_bucket {bound}"] for bound in (0.05, 600.0, "+Inf")]
+    assert [*buckets, found["deployment_answer_seconds_count"]] == [0, 21, 21, 21]
 
 
 async def test_how_a_server_is_and_is_driven(look: Look, open_yard: Any) -> None:

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from batchyard.batch_runner.allowance import Allowance
+from batchyard.batch_runner.durations import Durations
 from batchyard.batch_runner.lines import Tokens
 from batchyard.batch_runner.retry import Failure
 from batchyard.batch_runner.steering import Traffic
@@ -17,6 +18,7 @@ class Flights:
 
     Attributes:
         failures: Attempts that brought nothing, by kind.
+        answer_times: What the answers took, each.
         others: Requests of anybody else that were on the server when it was last looked at.
     """
 
@@ -24,6 +26,7 @@ class Flights:
         self.allowance = allowance
         self.traffic = Traffic()
         self.failures: Counter[Failure] = Counter()
+        self.answer_times = Durations()
         self.under_way: dict[Flight, None] = {}
         self.others = 0.0
         self._share = 0.0
@@ -127,7 +130,9 @@ class Flight:
             return
         traffic.answered += 1
         traffic.tokens += tokens.output
-        traffic.seconds += self._clock.monotonic() - self._began
+        took = self._clock.monotonic() - self._began
+        traffic.seconds += took
+        self._flights.answer_times.note(took)
 
     def failed(self, *, throttled: bool, timed_out: bool) -> None:
         """It has brought none."""

@@ -7,7 +7,7 @@ nor tenants.
 from collections.abc import Iterable, Iterator
 
 from nats.js import JetStreamContext
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from batchyard.batch_runner.breaker import Circuit
@@ -187,12 +187,14 @@ class FleetMetrics(Collector):
             (*_DEPLOYMENT, "kind"),
             (((*key, one.value), m.flights.failures[one]) for key, m in members for one in Failure),
         )
-        yield _counter(
-            "deployment_answer_seconds",
-            "What the answers took, summed up",
-            _DEPLOYMENT,
-            ((key, m.flights.traffic.seconds) for key, m in members),
+        answers = HistogramMetricFamily(
+            "batchyard_deployment_answer_seconds",
+            "What the answers took, each from when its request was sent",
+            labels=_DEPLOYMENT,
         )
+        for key, m in members:
+            answers.add_metric(key, m.flights.answer_times.at_most(), m.flights.traffic.seconds)
+        yield answers
         yield _counter(
             "deployment_generated_tokens",
             "Tokens generated in answers",
