@@ -1,26 +1,34 @@
 """What docs/nats.md shows is what works: its requests are sent and its code is run, before a real system."""
 
+import asyncio
 import json
+import os
 import re
 import shlex
-from collections.abc import Iterator
+import subprocess
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
+from pydantic import SecretStr
 
 from batchyard.common.client import ClientSettings, connect
 from batchyard.common.messaging.async_api import all_commands
 from batchyard.common.messaging.permissions import TENANT_NOUNS
 from batchyard.vllm_sim.settings import SimSettings
 from batchyard.vllm_sim.testing import running_sim
-from support.guarded_system import guarded_system
+from support.guarded_system import GuardedSystem, guarded_system
 from support.nats_users import connected, guarded_nats
+from support.node import PACKAGES, node_with_packages
+from support.s3 import start_s3_server
 from support.stack import config_for
 from support.systems import request_line
 
 PAGE = (Path(__file__).parents[2] / "docs" / "nats.md").read_text()
 USER = "tenant-reports"
+in_one_loop = pytest.mark.asyncio(loop_scope="module")
 
 
 def block(language: str) -> str:
@@ -36,34 +44,75 @@ def requests() -> Iterator[tuple[str, str]]:
         yield words[3], words[4]
 
 
-async def test_the_page_works(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with guarded_nats(tmp_path / "nats", ("reports",)) as server:
-        async with running_sim(SimSettings()) as sim, connected(server, USER) as tenant:
-            config = config_for(sim.url, tmp_path / "config.yaml")
-            async with guarded_system(server, tmp_path, config) as system:
-                told = {**server.settings(USER), "tenant": "reports", "object_store": system.object_store}
-                results: list[Any] = []
-                made: dict[str, str] = {}
-                for subject, body in requests():
-                    said = re.sub("(FILE|BATCH)_ID", lambda name: made[name[1].lower()], body)
-                    reply = json.loads((await tenant.client.request(subject, said.encode(), timeout=10)).data)
-                    assert reply["error"] is None, reply
-                    results.append(reply["result"])
-                    made[results[-1]["object"]] = results[-1].get("id", "")
-                assert len(results) == 5
-                assert [event["event"]["tenant"] for event in results[3]["data"]][:1] == ["reports"]
-
-                (tmp_path / "requests.jsonl").write_bytes(request_line("mine", "Hello"))
-                monkeypatch.chdir(tmp_path)
-                for name, value in told.items():
-                    monkeypatch.setenv(f"BATCHYARD_{name.upper()}", str(value))
-                space: dict[str, Any] = {}
-                exec(block("python"), space)
-                await space["main"]()
-                assert "\nmine {'id': 'chatcmpl-" in capsys.readouterr().out
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[GuardedSystem]:
+    """A system over an S3 server, since a folder has no URLs."""
+    directory = tmp_path_factory.mktemp("page")
+    with guarded_nats(directory / "nats", ("reports",)) as server, start_s3_server(directory / "s3") as s3:
+        bucket = {
+            "object_store": f"s3://page?endpoint={s3.endpoint}&create_bucket=true",
+            "object_store_access_key": s3.access_key,
+            "object_store_secret_key": SecretStr(s3.secret_key),
+        }
+        async with running_sim(SimSettings()) as sim:
+            config = config_for(sim.url, directory / "config.yaml")
+            async with guarded_system(server, directory, config, **bucket) as system:
+                yield system
         assert server.violations == []
+
+
+@in_one_loop
+async def test_the_requests_work(system: GuardedSystem) -> None:
+    async with connected(system.nats, USER) as tenant:
+        results: list[Any] = []
+        made: dict[str, str] = {}
+        for subject, body in requests():
+            said = re.sub("(FILE|BATCH)_ID", lambda name: made[name[1].lower()], body)
+            reply = json.loads((await tenant.client.request(subject, said.encode(), timeout=10)).data)
+            assert reply["error"] is None, reply
+            results.append(reply["result"])
+            made[results[-1]["object"]] = results[-1].get("id", "")
+    assert len(results) == 5
+    assert [event["event"]["tenant"] for event in results[3]["data"]][:1] == ["reports"]
+
+
+@in_one_loop
+async def test_the_python_code_works(
+    system: GuardedSystem, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "requests.jsonl").write_bytes(request_line("mine", "Hello"))
+    monkeypatch.chdir(tmp_path)
+    for name, value in {**system.nats.settings(USER), "tenant": "reports"}.items():
+        monkeypatch.setenv(f"BATCHYARD_{name.upper()}", str(value))
+    space: dict[str, Any] = {}
+    exec(block("python"), space)
+    await space["main"]()
+    assert "\nmine {'id': 'chatcmpl-" in capsys.readouterr().out
+
+
+@in_one_loop
+async def test_the_code_for_node_works(system: GuardedSystem, tmp_path: Path) -> None:
+    node = await asyncio.to_thread(node_with_packages)
+    (tmp_path / "page.mjs").write_text(block("javascript"))
+    (tmp_path / "node_modules").symlink_to(PACKAGES / "node_modules")
+    told = system.nats.settings(USER)
+    process = await asyncio.create_subprocess_exec(
+        node,
+        "page.mjs",
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "NATS_URL": told["nats_url"],
+            "NATS_USER": told["nats_user"],
+            "NATS_PASSWORD": told["nats_password"],
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    async with asyncio.timeout(60):
+        out, errors = await process.communicate()
+    assert process.returncode == 0, errors.decode()
+    assert [json.loads(line)["custom_id"] for line in out.decode().split("\n") if line] == ["1"]
 
 
 def test_every_command_of_a_tenant_is_on_the_page() -> None:
