@@ -33,6 +33,7 @@ from batchyard.batch_runner.presence import Presence, runner_name
 from batchyard.batch_runner.queue import Done, Later, WorkLoop
 from batchyard.batch_runner.reconciler import Reconciler
 from batchyard.batch_runner.results import Results
+from batchyard.batch_runner.retention import Retention
 from batchyard.batch_runner.retries import Retries
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.standings import Standings
@@ -119,7 +120,8 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
                 pools.serve(fleet.pools, natives.pools)
 
             async with following_config(settings, config, stop, use):
-                reconciler = Reconciler(store, admission, standings, settings, clock)
+                retention = Retention(store, commands, settings, clock)
+                reconciler = Reconciler(store, admission, standings, retention, settings, clock)
                 budgets = BudgetWatch(
                     store, batches, teams, commands, pauses, reconciler.unfinished, settings.budget_interval
                 )

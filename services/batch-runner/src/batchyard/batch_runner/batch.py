@@ -219,6 +219,10 @@ class BatchRecord(BaseModel):
         return not (self.status.is_terminal and self.swept and not self.outbox)
 
     @property
+    def ended_at(self) -> int | None:
+        return self.completed_at or self.failed_at or self.expired_at or self.cancelled_at
+
+    @property
     def is_answered(self) -> bool:
         """Whether every line has a result of its own."""
         return self.completed + self.failed == self.lines

@@ -96,8 +96,8 @@ class BatchStore:
     async def tidy_up(self, record: BatchRecord) -> None:
         """Remove what was written for a batch after it had ended and been swept.
 
-        Not where there is no record, as none is ever removed: a NATS server that stood still and is back believes for a
-        moment that it still leads, and does not know what came meanwhile.
+        Not where there is no record, as none is removed so soon: a NATS server that stood still and is back believes
+        for a moment that it still leads, and does not know what came meanwhile.
         """
         now = await self.get(record.tenant, record.raw_id)
         if now is not None and now.swept:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from batchyard.batch_runner.admission import Admission
 from batchyard.batch_runner.batch import BatchRecord, record_key
 from batchyard.batch_runner.batch_store import BatchStore
+from batchyard.batch_runner.retention import Retention
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.standings import Standings
 from batchyard.common.clock import Clock
@@ -50,10 +51,17 @@ class Reconciler:
     """Watches the records and queues a step for each that is due."""
 
     def __init__(
-        self, store: BatchStore, admission: Admission, standings: Standings, settings: RunnerSettings, clock: Clock
+        self,
+        store: BatchStore,
+        admission: Admission,
+        standings: Standings,
+        retention: Retention,
+        settings: RunnerSettings,
+        clock: Clock,
     ) -> None:
         self._store = store
         self._admission = admission
+        self._retention = retention
         self._standings = standings
         self._settings = settings
         self._clock = clock
@@ -105,6 +113,7 @@ class Reconciler:
             older_than = datetime.fromtimestamp(self._clock.now() - self._settings.orphan_min_age, UTC)
             try:
                 removed = await self._store.remove_orphans(older_than)
+                await self._retention.sweep()
             except (ServiceUnavailable, ObjectStoreError) as error:
                 _log.warning("sweep.postponed", reason=str(error))
             else:

@@ -133,7 +133,15 @@ class RunnerSettings(Settings):
     audit_interval: float = Field(
         default=60.0, gt=0, description="seconds between two comparisons of what is counted for limits with the batches"
     )
-    orphan_sweep_interval: float = Field(default=3600.0, gt=0, description="seconds between searches for leftovers")
+    batch_retention: float | None = Field(
+        default=None,
+        ge=86_400,
+        description="seconds after its end for which a batch is known, and longer while it has an output or error "
+        "file; absent: for ever",
+    )
+    orphan_sweep_interval: float = Field(
+        default=3600.0, gt=0, description="seconds between searches for leftovers, and for batches to forget"
+    )
     orphan_min_age: float = Field(default=3600.0, ge=0, description="seconds after which a leftover is one")
     command_timeout: float = Field(default=10.0, gt=0, description="seconds for another service to answer")
 

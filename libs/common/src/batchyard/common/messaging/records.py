@@ -122,10 +122,14 @@ class Records(Generic[M]):
                     raise
                 raise RevisionConflict(key) from error
 
-    async def erase(self, prefix: str) -> None:
-        """Remove every record whose key begins with the tokens of `prefix`, and every trace of it."""
+    async def purge(self, key: str) -> None:
+        """Remove a record and every trace of it. Who watches is not told."""
         with _outage_told():
-            await self._js.purge_stream(self._stream, subject=f"{self._prefix}{prefix}.>")
+            await self._js.purge_stream(self._stream, subject=f"{self._prefix}{key}")
+
+    async def erase(self, prefix: str) -> None:
+        """The same for every record whose key begins with the tokens of `prefix`."""
+        await self.purge(f"{prefix}.>")
 
     async def change(self, key: str, change: Callable[[M], M]) -> Entry[M] | None:
         """Apply a pure function to the record until no one else wrote in between; None when there is no record.

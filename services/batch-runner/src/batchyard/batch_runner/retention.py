@@ -1,0 +1,54 @@
+"""Forgetting batches that ended long ago, where it is wished (`batch_retention`).
+
+Any number of replicas may do it at once: a record that nothing is left to do for is not changed by anybody any more,
+and removing it twice is harmless.
+"""
+
+from contextlib import aclosing
+
+from batchyard.batch_runner.batch import BatchRecord
+from batchyard.batch_runner.batch_store import BatchStore
+from batchyard.batch_runner.settings import RunnerSettings
+from batchyard.common.clock import Clock
+from batchyard.common.contracts.files import GetFile
+from batchyard.common.errors import NotFound
+from batchyard.common.logs import get_logger
+from batchyard.common.messaging.commands import CommandClient
+
+# Seconds for which a batch is known longer than the keys that stand for it: whoever sends one again would make it anew.
+_LONGER_THAN_ITS_KEYS = 3600.0
+_log = get_logger(__name__)
+
+
+class Retention:
+    """One pass over the records of all tenants."""
+
+    def __init__(self, store: BatchStore, commands: CommandClient, settings: RunnerSettings, clock: Clock) -> None:
+        self._store = store
+        self._commands = commands
+        self._clock = clock
+        wished, keys = settings.batch_retention, settings.idempotency_max_age
+        self._keep = None if wished is None else max(wished, keys + _LONGER_THAN_ITS_KEYS)
+
+    async def sweep(self) -> None:
+        """Remove the record of each batch whose time is over and whose results have gone. Raises ServiceUnavailable."""
+        if self._keep is None:
+            return
+        oldest_kept = self._clock.now() - self._keep
+        async with aclosing(self._store.records.list("")) as entries:
+            async for entry in entries:
+                record = entry.value
+                if record.unfinished_business or record.ended_at is None or record.ended_at > oldest_kept:
+                    continue
+                if not await self._has_results(record):
+                    await self._store.records.purge(entry.key)
+                    _log.info("batch.forgotten", batch=record.raw_id, tenant=record.tenant)
+
+    async def _has_results(self, record: BatchRecord) -> bool:
+        for file_id in filter(None, (record.output_file_id, record.error_file_id)):
+            try:
+                await self._commands.call(record.tenant, GetFile(file_id=file_id))
+            except NotFound:
+                continue
+            return True
+        return False
