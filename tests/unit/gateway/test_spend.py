@@ -62,8 +62,9 @@ async def test_the_master_key_sees_all_teams_unless_it_acts_for_one(gateway: Ser
     assert (await gateway.http.post("/team/new", json={"team_id": "team-a"})).status_code == 200
     await gateway.http.get("/spend/logs")
     await gateway.http.get("/spend/logs", headers={TEAM_HEADER: "team-a"})
+    await gateway.http.get("/spend/summary", headers={TEAM_HEADER: "default"})
     await gateway.http.get("/spend/summary")
-    assert [tenant for tenant, _ in recorder.asked] == ["*", "team-a", "*"]
+    assert [tenant for tenant, _ in recorder.asked] == ["*", "team-a", "default", "*"]
 
 
 LINE = LedgerLine(

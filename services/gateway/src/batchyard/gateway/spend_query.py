@@ -6,10 +6,11 @@ from typing import Annotated, Any, Literal, TypeVar
 from fastapi import Depends, Query, Request
 from pydantic import BaseModel
 
-from batchyard.common.contracts.access import ALL_TENANTS, DEFAULT_TENANT
+from batchyard.common.contracts.access import ALL_TENANTS
 from batchyard.common.contracts.base import Command
 from batchyard.common.contracts.billing import GROUPS
 from batchyard.common.errors import InvalidRequest
+from batchyard.gateway.auth import TEAM_HEADER
 from batchyard.gateway.caller import Caller
 from batchyard.gateway.spend_export import wants_csv
 from batchyard.gateway.spend_period import period
@@ -55,11 +56,11 @@ class SpendQuery:
         self.members: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
         self.team_id = team_id or None
         self.is_csv = wants_csv(request, format)
+        self._names_team = TEAM_HEADER in request.headers
 
     async def ask(self, caller: Caller, command: Command[R]) -> R:
         """What billing answers, about what the caller may see: all teams for who administrates and acts for none."""
-        identity = caller.identity
-        if not identity.is_admin or identity.tenant != DEFAULT_TENANT:
+        if not caller.identity.is_admin or self._names_team:
             return await caller.call(command)
         return await caller.gateway.commands.call(ALL_TENANTS, command)
 
