@@ -115,6 +115,12 @@ def test_admitting_again_changes_nothing() -> None:
     assert admitted(record, "a", batch(lines=3), team(max_enqueued_lines=3)) == record
 
 
+def test_a_runner_that_stood_still_does_not_count_a_batch_again_that_is_over() -> None:
+    over = released(with_batches(a=batch(lines=3)), "a", NOW)
+    assert admitted(over, "a", batch(lines=3), team(max_enqueued_lines=3)) == over
+    assert measured(over, "a", batch(lines=9), team(max_enqueued_lines=3)) == (over, None)
+
+
 def test_a_larger_batch_waits_and_counts_for_newer_ones() -> None:
     bounds = team(max_enqueued_lines=10)
     record, shortage = measured(with_batches(a=batch(lines=6), b=batch(lines=1)), "b", batch(lines=8), bounds)

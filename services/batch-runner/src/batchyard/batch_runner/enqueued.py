@@ -136,20 +136,19 @@ def entry_of(size: Size, key_id: str | None, model: str | None, now: float) -> E
 
 
 def admitted(record: EnqueuedRecord, raw_id: str, batch: Enqueued, bounds: Bounds) -> EnqueuedRecord:
-    """The record with one more batch, at the time `batch.at`. One that is there already stays as it is.
+    """The record with one more batch, at the time `batch.at`. One that is there already stays as it is, also if it is
+    over: a runner that stood still may ask for a batch that another one has made and ended.
 
     Raises:
         TooManyRequests: It does not fit.
     """
-    batches = _recent(record.batches, batch.at)
-    known = batches.get(raw_id)
-    if known is not None and not known.ended:
+    if raw_id in record.batches:
         return record
-    others = {other: entry for other, entry in batches.items() if other != raw_id}
-    shortage = _shortage(others, batch, bounds, batch.at, at_creation=True)
+    batches = _recent(record.batches, batch.at)
+    shortage = _shortage(batches, batch, bounds, batch.at, at_creation=True)
     if shortage is not None:
         raise shortage.error()
-    return EnqueuedRecord(batches={**others, raw_id: batch})
+    return EnqueuedRecord(batches={**batches, raw_id: batch})
 
 
 def measured(
@@ -157,15 +156,18 @@ def measured(
 ) -> tuple[EnqueuedRecord, Shortage | None]:
     """The record now that the size of a batch is known; and what it lacks, if it does not fit as it is.
 
-    It then waits for those that run, and for those that wait and are older.
+    It then waits for those that run, and for those that wait and are older. One that is over counts no more, whoever
+    has only read its lines by now.
     """
+    known = record.batches.get(raw_id)
+    if known is not None and known.ended:
+        return record, None
     before = {
         other: entry
         for other, entry in record.batches.items()
         if other != raw_id and (not entry.waits or other < raw_id)
     }
     shortage = _shortage(before, batch, bounds, batch.at, at_creation=False)
-    known = record.batches.get(raw_id)
     at = batch.at if known is None else known.at
     kept = batch.model_copy(update={"at": at, "waits": shortage is not None})
     return EnqueuedRecord(batches={**record.batches, raw_id: kept}), shortage

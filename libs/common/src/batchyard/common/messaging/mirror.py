@@ -1,7 +1,9 @@
 """A whole bucket in memory, kept as it is in NATS: for records that every request asks for.
 
 The server is asked for a heartbeat, and numbers what it sends: a watch that was lost, or a message of it, is noticed
-within seconds, and the bucket is then read anew. nats-py's own watch notices it after some fifteen.
+within seconds, and the bucket is then read anew. nats-py's own watch notices it after some fifteen. A connection that
+comes back is taken for a watch that was lost at once: whatever was changed meanwhile must be known before it is relied
+on.
 """
 
 import asyncio
@@ -27,6 +29,7 @@ NamesOf = Callable[[M], Iterable[str]]
 
 _HEARTBEAT_SECONDS = 0.5
 _SILENCE_SECONDS = 4 * _HEARTBEAT_SECONDS
+_LOOK_SECONDS = 0.1
 _REPLY_SECONDS = 2.0
 _PAUSE_SECONDS = 0.25
 _LOAD_SECONDS = 30.0
@@ -37,6 +40,26 @@ _log = get_logger(__name__)
 
 class _WatchLost(Exception):
     """The watch has gone silent, or a message of it went missing."""
+
+
+class _Watched:
+    """What the server sends for one watch, as long as the connection is the one that it was asked for on."""
+
+    def __init__(self, connection: Client, messages: Subscription) -> None:
+        self._connection = connection
+        self._messages = messages
+        self._reconnects = connection.stats["reconnects"]
+
+    async def next(self) -> Msg:
+        """The next message. Raises _WatchLost."""
+        silent = 0.0
+        while silent < _SILENCE_SECONDS:
+            with suppress(TimeoutError):
+                return await self._messages.next_msg(_LOOK_SECONDS)
+            if self._connection.stats["reconnects"] != self._reconnects:
+                raise _WatchLost("the connection is another one")
+            silent += _LOOK_SECONDS
+        raise _WatchLost("the server is silent")
 
 
 class _Entries(Generic[M]):
@@ -128,9 +151,11 @@ class Mirror(Generic[M]):
 
     async def _watch(self, connection: Client) -> None:
         inbox = connection.new_inbox()
-        messages = await connection.subscribe(inbox)
+        subscription = await connection.subscribe(inbox)
         try:
-            expected = await self._read_all(messages, await self._open(connection, inbox))
+            pending = await self._open(connection, inbox)
+            messages = _Watched(connection, subscription)
+            expected = await self._read_all(messages, pending)
             if not self.is_current:
                 _log.info("mirror.current", bucket=self._bucket, records=len(self._entries.by_key))
             self.is_current = True
@@ -142,7 +167,7 @@ class Mirror(Generic[M]):
                     self._note(self._entries, message)
         finally:
             with suppress(Error, OSError):
-                await messages.unsubscribe()
+                await subscription.unsubscribe()
 
     async def _open(self, connection: Client, inbox: str) -> int:
         """Let the server send the last state of every key, then all changes, to `inbox`; how many there are now."""
@@ -159,7 +184,7 @@ class Mirror(Generic[M]):
         js = connection.jetstream(timeout=_REPLY_SECONDS)
         return (await js.add_consumer(f"KV_{self._bucket}", config)).num_pending or 0
 
-    async def _read_all(self, messages: Subscription, pending: int) -> int:
+    async def _read_all(self, messages: _Watched, pending: int) -> int:
         """Go over to what is there now, whole; the number of the next message."""
         entries = _Entries(self._names_of)
         expected = 1
@@ -172,12 +197,9 @@ class Mirror(Generic[M]):
         self._entries = entries
         return expected
 
-    async def _next(self, messages: Subscription, expected: int) -> Msg | None:
+    async def _next(self, messages: _Watched, expected: int) -> Msg | None:
         """The next message, None for a heartbeat. Raises _WatchLost when there is neither, or the number is wrong."""
-        try:
-            message = await messages.next_msg(_SILENCE_SECONDS)
-        except TimeoutError as error:
-            raise _WatchLost("the server is silent") from error
+        message = await messages.next()
         headers = message.headers or {}
         is_heartbeat = headers.get("Status") == _HEARTBEAT
         number = int(headers[_LAST_SENT]) + 1 if is_heartbeat else message.metadata.sequence.consumer
