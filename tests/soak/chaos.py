@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from batchyard.cli.failures import Failure
+from batchyard.cli.readiness import Readiness
 from batchyard.cli.running import RunningStack
 from soak.plan import Strike
 
@@ -27,12 +28,14 @@ class Chaos:
     """Strikes one after the other.
 
     Attributes:
+        second: The URL of the second gateway.
         struck: What has been done.
         not_back: Processes that did not come back in time.
         over: Set when nothing more is to come.
     """
 
     stack: RunningStack
+    second: str
     strikes: tuple[Strike, ...]
     struck: list[Struck] = field(default_factory=list)
     not_back: list[str] = field(default_factory=list)
@@ -85,8 +88,12 @@ class Chaos:
     async def _ready(self, strike: Strike) -> None:
         try:
             await self.stack.ready(BACK_WITHIN)
+            async with asyncio.timeout(BACK_WITHIN):
+                await Readiness().ready(self.second)
         except Failure as failure:
             self.not_back.append(f"not ready after {strike}: {str(failure).splitlines()[1:3]}")
+        except TimeoutError:
+            self.not_back.append(f"the second gateway is not ready after {strike}")
 
     async def _is_there(self, name: str) -> bool:
         deadline = time.monotonic() + BACK_WITHIN

@@ -11,7 +11,8 @@ from batchyard.vllm_sim.answers import chat_text
 from batchyard.vllm_sim.request_log import ANSWERED, DISCONNECTED, PENDING, Record
 from soak.chaos import Struck
 from soak.leftovers import Leftovers
-from soak.plan import PlannedBatch
+from soak.plan import RUNNERS, PlannedBatch
+from soak.prices import Prices
 
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 _ATTEMPT = re.compile(r"-[0-9a-f]+$")
@@ -37,6 +38,7 @@ class Seen:
     output: list[Any]
     errors: list[Any]
     ledger: list[Any]
+    prices: Prices
 
     @property
     def name(self) -> str:
@@ -44,8 +46,14 @@ class Seen:
 
     @property
     def never_planned(self) -> bool:
-        """Cancelled before its lines had been counted: it has none."""
-        return bool(self.batch["status"] == "cancelled" and self.batch["request_counts"]["total"] == 0)
+        """Cancelled, or found too dear, before its lines had been counted: it has none."""
+        return self.batch["status"] in {"cancelled", "failed"} and self.batch["request_counts"]["total"] == 0
+
+    @property
+    def is_too_dear(self) -> bool:
+        """Refused once its lines had been read, as the budget had become smaller than all of it."""
+        problems = (self.batch["errors"] or {"data": []})["data"]
+        return self.planned.team == "purse" and [one["code"] for one in problems] == ["insufficient_quota"]
 
     @property
     def not_run(self) -> list[Any]:
@@ -103,7 +111,10 @@ def _ended(all_seen: Sequence[Seen]) -> Verdict:
     findings = Findings()
     for seen in all_seen:
         wanted = {"completed"} if seen.planned.cancel_after is None else {"completed", "cancelled"}
-        findings.expect(seen.batch["status"] in wanted, f"{seen.name} is {seen.batch['status']}")
+        wanted |= {"failed"} if seen.is_too_dear else set()
+        findings.expect(
+            seen.batch["status"] in wanted, f"{seen.name} is {seen.batch['status']}: {seen.batch['errors']}"
+        )
     statuses = Counter(seen.batch["status"] for seen in all_seen)
     return findings.verdict("no batch is stuck, none failed", f"{len(all_seen)} batches: {_listed(statuses)}")
 
@@ -180,9 +191,13 @@ def _usage(all_seen: Sequence[Seen]) -> Verdict:
 def _ledger(all_seen: Sequence[Seen]) -> Verdict:
     findings, sum_of_costs = Findings(), Decimal(0)
     for seen in all_seen:
-        findings.expect(len(seen.ledger) == 1, f"{seen.name}: {len(seen.ledger)} entries")
+        due = int(seen.batch["status"] != "failed")
+        findings.expect(len(seen.ledger) == due, f"{seen.name}: {len(seen.ledger)} entries")
         for entry in seen.ledger:
-            cost, expected = Decimal(entry["cost"]), seen.planned.model.cost(*seen.tokens)
+            cost, expected = (
+                Decimal(entry["cost"]),
+                seen.prices.cost(seen.planned.model, seen.tokens, entry["finished_at"]),
+            )
             sum_of_costs += cost
             findings.expect(cost == expected, f"{seen.name}: cost {cost}, by its answers {expected}")
             same = entry["usage"]["total_tokens"] == (seen.batch["usage"] or {}).get("total_tokens", 0)
@@ -229,22 +244,23 @@ def check_sends(
         "every answer came from a model server", f"{len(records)} requests, {len(answered)} answered"
     )
     extra, by_line = _sent_again(records)
-    dangerous = [one for one in struck if {"batch-runner", "nats"} & set(one.strike.targets)]
+    costly = RUNNERS | {"nats"}  # without NATS for longer than `work_ack_wait` a shard may go to the other runner
+    dangerous = [one for one in struck if costly & set(one.strike.targets)]
     blamed: dict[int, int] = defaultdict(int)
     for record in extra:
         before = [index for index, one in enumerate(dangerous) if one.began <= record.time]
         blamed[before[-1] if before else -1] += 1
     kinds: Counter[str] = Counter()
-    for index, count in blamed.items():
-        kinds[str(dangerous[index].strike) if index >= 0 else "before any strike"] += count
-    runner = sum("batch-runner" in one.strike.targets for one in dangerous)
-    bound = per_strike * runner
+    for index, blame in blamed.items():
+        kinds[str(dangerous[index].strike) if index >= 0 else "before any strike"] += blame
+    count = sum(len(costly & set(one.strike.targets)) for one in dangerous)
+    bound = per_strike * count
     worst = max(blamed.values(), default=0)
     second = Verdict(
         "lines sent again within the bound",
         len(extra) <= bound,
-        f"{len(extra)} needless sendings of {by_line} lines ≤ {bound} = {runner} strikes at the runner × {per_strike}; "
-        f"most after one strike {worst}; after {_listed(kinds) or 'nothing'}",
+        f"{len(extra)} needless sendings of {by_line} lines ≤ {bound} = {count} strikes at runners or NATS × "
+        f"{per_strike}; most after one strike {worst}; after {_listed(kinds) or 'nothing'}",
     )
     return [first, second]
 

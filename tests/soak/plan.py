@@ -16,8 +16,22 @@ SYSTEM_PROMPT = (
 ENDPOINT = "/v1/chat/completions"
 IN_FLIGHT = 16
 """Requests to one deployment at a time."""
+SECOND_GATEWAY = "gateway-2"
+SECOND_RUNNER = "batch-runner-2"
+RUNNERS = frozenset({"batch-runner", SECOND_RUNNER})
+TEAM_NAMES = ("default", "open", "queue", "purse", "warned")
+SMALL_ONES = {"queue": 5, "purse": 5, "warned": 3}
+"""Batches besides, of a tenth of the lines, with which teams come to their limits."""
 
-SERVICES = {"batch-runner": 40, "nats": 20, "gateway": 15, "file-store": 15, "billing": 10}
+SERVICES = {
+    "batch-runner": 20,
+    SECOND_RUNNER: 16,
+    "nats": 18,
+    "gateway": 9,
+    SECOND_GATEWAY: 9,
+    "file-store": 13,
+    "billing": 15,
+}
 SIGNALS = {signal.SIGKILL: 60, signal.SIGSTOP: 20, signal.SIGTERM: 20}
 
 
@@ -49,12 +63,14 @@ class PlannedBatch:
 
     Attributes:
         number: Which one, from 0; its metadata carries it.
+        team: Whose it is.
         starts_after: It is submitted once this many strikes are over.
         cancel_after: Seconds after its creation at which it is cancelled, if ever.
         names_model: Whether the upload names the model, or the lines alone do.
     """
 
     number: int
+    team: str
     model: Model
     lines: int
     bad: frozenset[int]
@@ -114,19 +130,27 @@ class Plan:
     def digest(self) -> str:
         """A name for the plan: the same plan has the same one."""
         parts = [
-            f"{b.number} {b.model.name} {b.lines} {sorted(b.bad)} {b.starts_after} {b.cancel_after} {b.names_model}"
+            f"{b.number} {b.team} {b.model.name} {b.lines} {sorted(b.bad)} {b.starts_after} {b.cancel_after}"
             for b in self.batches
         ]
+        parts += [str(b.names_model) for b in self.batches]
         return hashlib.sha256("\n".join((*parts, *map(repr, self.strikes))).encode()).hexdigest()[:12]
+
+    def rng(self, purpose: str) -> random.Random:
+        """What else is drawn, for a purpose."""
+        return _rng(f"{self.seed} {purpose}")
 
     @classmethod
     def drawn(cls, seed: int, kills: int, batches: int, lines: int) -> "Plan":
-        rng = random.Random(f"batchyard soak {seed}")
-        return cls(
-            seed,
-            tuple(_batch(rng, number, batches, kills, lines) for number in range(batches)),
-            tuple(_strike(rng) for _ in range(kills)),
-        )
+        rng = _rng(seed)
+        large = [_batch(rng, number, batches, kills, lines) for number in range(batches)]
+        teams = [team for team, count in SMALL_ONES.items() for _ in range(count)]
+        small = [_small(rng, batches + index, team, kills, lines) for index, team in enumerate(teams)]
+        return cls(seed, (*large, *small), tuple(_strike(rng) for _ in range(kills)))
+
+
+def _rng(seed: object) -> random.Random:
+    return random.Random(f"batchyard soak {seed}")
 
 
 def _batch(rng: random.Random, number: int, batches: int, kills: int, lines: int) -> PlannedBatch:
@@ -137,9 +161,16 @@ def _batch(rng: random.Random, number: int, batches: int, kills: int, lines: int
     cancelled = number % 3 == 2
     early = rng.random() < 0.25
     cancel_after = round(rng.uniform(0, 0.5) if early else rng.uniform(2, 15), 2) if cancelled else None
-    return PlannedBatch(
-        number, MODELS[number % len(MODELS)], count, bad, starts_after, cancel_after, rng.random() < 0.5
-    )
+    team = TEAM_NAMES[number % len(TEAM_NAMES)]
+    model = MODELS[0] if team == "warned" else MODELS[number % len(MODELS)]
+    return PlannedBatch(number, team, model, count, bad, starts_after, cancel_after, rng.random() < 0.5)
+
+
+def _small(rng: random.Random, number: int, team: str, kills: int, lines: int) -> PlannedBatch:
+    count = rng.randint(max(1, lines // 8), max(1, lines // 5))
+    model = MODELS[0] if team == "warned" else rng.choice(MODELS)
+    starts_after = rng.randint(0, int(kills * 0.9))
+    return PlannedBatch(number, team, model, count, frozenset(), starts_after, None, rng.random() < 0.5)
 
 
 def _strike(rng: random.Random) -> Strike:
