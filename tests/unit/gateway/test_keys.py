@@ -141,6 +141,25 @@ async def test_an_alias_names_one_key(act: Act, refused: Act) -> None:
     await act("/key/update", key=other["token"], key_alias="daily")
 
 
+async def test_two_gateways_give_an_alias_to_one_key(gateway: Served, start: Start, act: Act) -> None:
+    other = await start()
+    wish = {"key_alias": "nightly"}
+    answers = [gateway.http.post("/key/generate", json=wish), other.http.post("/key/generate", json=wish)]
+    statuses = sorted(answer.status_code for answer in await asyncio.gather(*answers))
+    assert statuses in ([200, 409], [409, 409])
+    keys = (await gateway.http.get("/key/list", params=wish)).json()["keys"]
+    assert len(keys) == statuses.count(200)
+
+
+async def test_an_alias_is_free_again_once_its_key_is_gone(act: Act) -> None:
+    made = await act("/key/generate", key_alias="nightly")
+    other = await act("/key/generate", key_alias="daily")
+    await act("/key/update", key=made["token"], key_alias="weekly")
+    await act("/key/update", key=other["token"], key_alias="nightly")
+    await act("/key/delete", key_aliases=["weekly"])
+    await act("/key/generate", key_alias="weekly")
+
+
 async def test_a_deleted_key_opens_nothing(gateway: Served, act: Act, refused: Act) -> None:
     one, two, three = [await act("/key/generate", key_alias=alias) for alias in ("one", "two", "three")]
     await refused(404, "/key/delete", keys=[one["key"], "nothing"])

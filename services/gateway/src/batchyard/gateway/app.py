@@ -24,6 +24,7 @@ from batchyard.gateway.document import Api, refusals
 from batchyard.gateway.error_handlers import EXCEPTION_HANDLERS
 from batchyard.gateway.failed_creates import FailedCreates
 from batchyard.gateway.gateway import Gateway
+from batchyard.gateway.key_aliases import KeyAliases
 from batchyard.gateway.keys import Keys
 from batchyard.gateway.model_rules import ModelRules
 from batchyard.gateway.request_context import RequestContext
@@ -103,7 +104,7 @@ async def open_gateway(settings: GatewaySettings, config: Config) -> AsyncIterat
             objects=objects,
             health=health,
             keyring=Keyring(config.master_key, directory, clock),
-            keys=Keys(directory, clock),
+            keys=Keys(directory, KeyAliases(messaging.js), clock),
             teams=Teams(directory, clock),
             directory=directory,
             model_rules=ModelRules(config),

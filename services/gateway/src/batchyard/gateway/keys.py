@@ -11,6 +11,7 @@ from batchyard.common.logs import get_logger
 from batchyard.common.periods import later
 from batchyard.gateway.access_request import given
 from batchyard.gateway.directory import Directory
+from batchyard.gateway.key_aliases import KeyAliases, alias_taken
 from batchyard.gateway.key_request import GenerateKey, KeyFields, RegenerateKey, UpdateKey
 from batchyard.gateway.key_secret import PREFIX, digest_of, mask, name_of, new_secret
 
@@ -29,8 +30,9 @@ class Made:
 class Keys:
     """Makes, changes and removes keys. Each act is one write, and one line in the log."""
 
-    def __init__(self, directory: Directory, clock: Clock) -> None:
+    def __init__(self, directory: Directory, aliases: KeyAliases, clock: Clock) -> None:
         self._directory = directory
+        self._aliases = aliases
         self._clock = clock
 
     def named(self, name: str, only: Key | None = None) -> Key:
@@ -60,7 +62,6 @@ class Keys:
         """
         if not self._directory.has_team(wanted.team_id):
             raise NotFound(f"No such team: {wanted.team_id}", param="team_id", code="team_not_found")
-        self._check_alias(wanted.key_alias, None)
         now = self._clock.now()
         secret = new_secret()
         digest = digest_of(secret.encode())
@@ -74,16 +75,20 @@ class Keys:
             expires_at=_end(wanted.duration, now),
         )
         key = _with_fields(key, wanted)
+        await self._claim(key.key_alias, key.key_id)
         await self._directory.keys.create(key.key_id, key)
         # Whoever dies here leaves a key that nobody can use, as its secret is nowhere: `regenerate` gives it another.
         crash_point("key.written")
+        if key.key_alias is not None and not await self._aliases.is_of(key.key_alias, key.key_id):
+            await self._directory.keys.remove(key.key_id)
+            raise alias_taken(key.key_alias, key.key_id)
         self._tell("key.generated", key)
         return Made(key, secret)
 
     async def update(self, wanted: UpdateKey) -> Key:
         """Change what a key may do. Raises NotFound, or Conflict when another key has the alias."""
         key = self.named(wanted.key)
-        self._check_alias(wanted.key_alias, key.key_id)
+        await self._claim(wanted.key_alias, key.key_id)
         now = self._clock.now()
 
         def change(key: Key) -> Key:
@@ -92,7 +97,11 @@ class Keys:
                 return changed.model_copy(update={"expires_at": _end(wanted.duration, now)})
             return changed
 
-        return self._told("key.updated", await self._change(key, change))
+        changed = await self._change(key, change)
+        if wanted.key_alias is not None and not await self._aliases.is_of(wanted.key_alias, key.key_id):
+            await self._change(key, lambda now: now.model_copy(update={"key_alias": key.key_alias}))
+            raise alias_taken(wanted.key_alias, key.key_id)
+        return self._told("key.updated", changed)
 
     async def block(self, name: str, *, blocked: bool) -> Key:
         """Let a key open nothing, or let it again. Raises NotFound."""
@@ -147,13 +156,14 @@ class Keys:
     def _with_alias(self, alias: str) -> Key | None:
         return next((key for key in self._directory.keys if key.key_alias == alias), None)
 
-    def _check_alias(self, alias: str | None, of: str | None) -> None:
-        known = None if alias is None else self._with_alias(alias)
-        if known is not None and known.key_id != of:
-            raise Conflict(
-                f"The alias '{alias}' is that of another key: {mask(known.key_id)}. Aliases tell keys apart.",
-                param="key_alias",
-            )
+    async def _claim(self, alias: str | None, key_id: str) -> None:
+        """Take an alias for a key. Raises Conflict when another one has it."""
+        if alias is None:
+            return
+        known = self._with_alias(alias)
+        if known is not None and known.key_id != key_id:
+            raise alias_taken(alias, known.key_id)
+        await self._aliases.claim(alias, key_id)
 
     def _told(self, act: str, key: Key) -> Key:
         self._tell(act, key)

@@ -86,7 +86,7 @@ class _Entries(Generic[M]):
 
 
 class Mirror(Generic[M]):
-    """The records of one bucket. Reading it asks nobody; made current by `mirroring`.
+    """The records of one bucket whose keys are one token. Reading it asks nobody; made current by `mirroring`.
 
     While NATS is away it shows what was there before.
 
@@ -173,7 +173,7 @@ class Mirror(Generic[M]):
         """Let the server send the last state of every key, then all changes, to `inbox`; how many there are now."""
         config = ConsumerConfig(
             deliver_subject=inbox,
-            filter_subject=f"{self._prefix}>",
+            filter_subject=f"{self._prefix}*",
             deliver_policy=DeliverPolicy.LAST_PER_SUBJECT,
             ack_policy=AckPolicy.NONE,
             max_deliver=1,
