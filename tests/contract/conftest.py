@@ -2,12 +2,14 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from openai import AsyncOpenAI, OpenAI
 
-from support.stack import command, config_for
+from support.stack import MASTER_KEY, command, config_for
 
 # Importing the LiteLLM SDK would otherwise fetch its price list from the internet.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
@@ -40,3 +42,26 @@ def requests_file(tmp_path: Path) -> Path:
     path = tmp_path / "batch_requests.jsonl"
     path.write_text(content[1])
     return path
+
+
+@pytest.fixture
+def options(base_url: str) -> dict[str, Any]:
+    """For a client of the `openai` SDK that validates what it is answered, and asks once."""
+    return {
+        "base_url": f"{base_url}/v1",
+        "api_key": MASTER_KEY,
+        "max_retries": 0,
+        "_strict_response_validation": True,
+    }
+
+
+@pytest.fixture
+def client(options: dict[str, Any]) -> Iterator[OpenAI]:
+    with OpenAI(**options) as client:
+        yield client
+
+
+@pytest.fixture
+async def async_client(options: dict[str, Any]) -> AsyncIterator[AsyncOpenAI]:
+    async with AsyncOpenAI(**options) as client:
+        yield client

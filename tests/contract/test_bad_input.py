@@ -1,14 +1,13 @@
 """Bad input ends as the API says, with the line's number."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import openai
 import pytest
 from openai import OpenAI
 
-from support.stack import MASTER_KEY, MODEL
+from support.stack import MODEL
 
 from .test_openai import ended
 
@@ -19,12 +18,6 @@ GOOD: dict[str, object] = {
     "url": "/v1/chat/completions",
     "body": {"model": MODEL, "messages": MESSAGES},
 }
-
-
-@pytest.fixture
-def client(base_url: str) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{base_url}/v1", api_key=MASTER_KEY, max_retries=0) as client:
-        yield client
 
 
 def line(**changes: object) -> str:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import openai
@@ -11,26 +10,10 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from openai.types import Batch
 
-from support.stack import MASTER_KEY, MODEL
+from support.stack import MODEL
 
 _PATIENCE = 60.0
 HEADERS = {"x-litellm-model": MODEL}
-
-
-@pytest.fixture
-def client(base_url: str) -> Iterator[OpenAI]:
-    with OpenAI(
-        base_url=f"{base_url}/v1", api_key=MASTER_KEY, max_retries=0, _strict_response_validation=True
-    ) as client:
-        yield client
-
-
-@pytest.fixture
-async def async_client(base_url: str) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(
-        base_url=f"{base_url}/v1", api_key=MASTER_KEY, max_retries=0, _strict_response_validation=True
-    ) as client:
-        yield client
 
 
 def ended(client: OpenAI, batch_id: str) -> Batch:

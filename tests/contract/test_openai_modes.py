@@ -1,7 +1,7 @@
 """All nine operations of the `openai` SDK in every way it can make a call, its typed errors, and its pagination."""
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from support.stack import MASTER_KEY, MODEL
+from support.stack import MODEL
 
 from .test_openai import ended
 
@@ -19,28 +19,6 @@ Call = Callable[..., Awaitable[Any]]
 
 SLOW = {"model": MODEL, "messages": [{"role": "user", "content": "wait [[fault:delay=30]]"}]}
 BATCH: dict[str, Any] = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
-
-
-@pytest.fixture
-def options(base_url: str) -> dict[str, Any]:
-    return {
-        "base_url": f"{base_url}/v1",
-        "api_key": MASTER_KEY,
-        "max_retries": 0,
-        "_strict_response_validation": True,
-    }
-
-
-@pytest.fixture
-def client(options: dict[str, Any]) -> Iterator[OpenAI]:
-    with OpenAI(**options) as client:
-        yield client
-
-
-@pytest.fixture
-async def async_client(options: dict[str, Any]) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(**options) as client:
-        yield client
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import json
 import random
-from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,29 +11,13 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from support.stack import MASTER_KEY, MODEL
+from support.stack import MODEL
 from support.systems import request_line
 
 from .test_openai import ended
 
 HEADERS = {"x-litellm-model": MODEL}
 CONTENT = b"".join(request_line(f"r{number}", f"question {number}") + b"\n" for number in range(200))
-
-
-@pytest.fixture
-def client(base_url: str) -> Iterator[OpenAI]:
-    with OpenAI(
-        base_url=f"{base_url}/v1", api_key=MASTER_KEY, max_retries=0, _strict_response_validation=True
-    ) as client:
-        yield client
-
-
-@pytest.fixture
-async def async_client(base_url: str) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(
-        base_url=f"{base_url}/v1", api_key=MASTER_KEY, max_retries=0, _strict_response_validation=True
-    ) as client:
-        yield client
 
 
 def pieces(content: bytes, size: int) -> list[bytes]:

@@ -14,7 +14,8 @@ from batchyard.common.health import HealthChecks
 from batchyard.common.messaging.records import Records
 from batchyard.common.messaging.teams import open_teams
 from batchyard.common.messaging.topology import FILES_BUCKET, PARTS_BUCKET, STORAGE_BUCKET, UPLOADS_BUCKET
-from batchyard.common.service import Messaging, open_objects
+from batchyard.common.objects import open_objects
+from batchyard.common.service import Messaging
 from batchyard.common.settings import Settings
 from batchyard.file_store.files import Files
 from batchyard.file_store.handlers import command_router

@@ -162,6 +162,13 @@ def show_rows(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     console.out.print(table)
 
 
+def show_object(members: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        show_json(members)
+    else:
+        show_members(members)
+
+
 def show_members(members: dict[str, Any]) -> None:
     """One object, a member a line; those without a value are left out."""
     for name, value in members.items():

@@ -50,12 +50,7 @@ def create(
     limits: dict[str, Any],
 ) -> None:
     """Make a key. Its secret is printed to stdout, and can never be shown again."""
-    wanted = limits | admin.said(
-        team_id=team,
-        key_alias=alias,
-        models=model,
-        duration=duration,
-    )
+    wanted = limits | admin.said(team_id=team, key_alias=alias, models=model, duration=duration)
     with admin.failures_told():
         _show_secret(gateway_of(context).post("/key/generate", wanted), as_json)
 
@@ -93,7 +88,8 @@ def list_keys(
 def show(context: typer.Context, name: Name, as_json: admin.AsJson = False) -> None:
     """Show what a key may do."""
     with admin.failures_told():
-        _show(gateway_of(context).get("/key/info", key=_id_of(gateway_of(context), name))["info"], as_json)
+        info = gateway_of(context).get("/key/info", key=_id_of(gateway_of(context), name))["info"]
+        admin.show_object(info, as_json)
 
 
 @app.command("update")
@@ -109,13 +105,8 @@ def update(
     limits: dict[str, Any],
 ) -> None:
     """Change what a key may do. What is not named stays as it is."""
-    wanted = limits | admin.said(
-        key_alias=alias,
-        models=model,
-        duration=duration,
-    )
-    with admin.failures_told():
-        _show(gateway_of(context).post("/key/update", {"key": _id_of(gateway_of(context), name), **wanted}), as_json)
+    wanted = limits | admin.said(key_alias=alias, models=model, duration=duration)
+    _send(context, "/key/update", name, as_json, **wanted)
 
 
 @app.command("rotate")
@@ -135,15 +126,13 @@ def rotate(
 @app.command("block")
 def block(context: typer.Context, name: Name, as_json: admin.AsJson = False) -> None:
     """Let a key open nothing, until it is unblocked. Its running batches run on."""
-    with admin.failures_told():
-        _show(gateway_of(context).post("/key/block", {"key": _id_of(gateway_of(context), name)}), as_json)
+    _send(context, "/key/block", name, as_json)
 
 
 @app.command("unblock")
 def unblock(context: typer.Context, name: Name, as_json: admin.AsJson = False) -> None:
     """Let a blocked key open again what it did."""
-    with admin.failures_told():
-        _show(gateway_of(context).post("/key/unblock", {"key": _id_of(gateway_of(context), name)}), as_json)
+    _send(context, "/key/unblock", name, as_json)
 
 
 @app.command("delete")
@@ -179,11 +168,10 @@ def _id_of(gateway: Administration, name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest() if name.startswith("sk-") else name
 
 
-def _show(key: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        admin.show_json(key)
-    else:
-        admin.show_members(key)
+def _send(context: typer.Context, route: str, name: str, as_json: bool, **wanted: object) -> None:
+    with admin.failures_told():
+        gateway = gateway_of(context)
+        admin.show_object(gateway.post(route, {"key": _id_of(gateway, name), **wanted}), as_json)
 
 
 def _show_secret(made: dict[str, Any], as_json: bool) -> None:

@@ -50,8 +50,7 @@ def create(
 ) -> None:
     """Make a team. One called `default` bounds those who have no other."""
     wanted = limits | admin.said(team_id=name, team_alias=alias, models=model, pause_over_budget=pause_over_budget)
-    with admin.failures_told():
-        _show(gateway_of(context).post("/team/new", wanted), as_json)
+    _send(context, "/team/new", wanted, as_json)
 
 
 @app.command("list")
@@ -108,22 +107,19 @@ def update(
 ) -> None:
     """Change what a team may do. What is not named stays as it is."""
     wanted = limits | admin.said(team_id=name, team_alias=alias, models=model, pause_over_budget=pause_over_budget)
-    with admin.failures_told():
-        _show(gateway_of(context).post("/team/update", wanted), as_json)
+    _send(context, "/team/update", wanted, as_json)
 
 
 @app.command("block")
 def block(context: typer.Context, name: Name, as_json: admin.AsJson = False) -> None:
     """Let the keys of a team open nothing, until it is unblocked. Its running batches run on."""
-    with admin.failures_told():
-        _show(gateway_of(context).post("/team/block", {"team_id": name}), as_json)
+    _send(context, "/team/block", {"team_id": name}, as_json)
 
 
 @app.command("unblock")
 def unblock(context: typer.Context, name: Name, as_json: admin.AsJson = False) -> None:
     """Let the keys of a blocked team open again what they did."""
-    with admin.failures_told():
-        _show(gateway_of(context).post("/team/unblock", {"team_id": name}), as_json)
+    _send(context, "/team/unblock", {"team_id": name}, as_json)
 
 
 @app.command("delete")
@@ -141,8 +137,6 @@ def delete(
         console.notice(f"Deleted: {', '.join(gone['deleted_teams'])}")
 
 
-def _show(team: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        admin.show_json(team)
-    else:
-        admin.show_members(team)
+def _send(context: typer.Context, route: str, wanted: dict[str, Any], as_json: bool) -> None:
+    with admin.failures_told():
+        admin.show_object(gateway_of(context).post(route, wanted), as_json)

@@ -23,7 +23,6 @@ from batchyard.common.logs import configure_logging, get_logger
 from batchyard.common.messaging.broker import connection_of, create_broker
 from batchyard.common.messaging.presence import TopologyMissing, check_topology
 from batchyard.common.messaging.topology import TooFewServers, declare_streams
-from batchyard.common.objects import ObjectStore, open_object_store
 from batchyard.common.operations import Operations, open_operations
 from batchyard.common.reloading import reload_asked
 from batchyard.common.secret_files import adopt_secret_files
@@ -130,27 +129,6 @@ async def _unless_stopped(work: Coroutine[Any, Any, T]) -> T:
         return working.result()
     finally:
         await end((working, stopping))
-
-
-@asynccontextmanager
-async def open_objects(settings: Settings) -> AsyncIterator[ObjectStore]:
-    """The object store that the settings name, untouched; closed at the end.
-
-    Raises:
-        ConfigurationError: The settings name none.
-    """
-    try:
-        objects = open_object_store(
-            settings.object_store,
-            access_key=settings.object_store_access_key,
-            secret_key=settings.object_store_secret_key,
-        )
-    except ValueError as error:
-        raise ConfigurationError(f"BATCHYARD_OBJECT_STORE: {error}") from error
-    try:
-        yield objects
-    finally:
-        await objects.close()
 
 
 def run_service(service: str, settings_type: type[S], serve: Callable[[S], Serve]) -> NoReturn:

@@ -50,9 +50,10 @@ from batchyard.common.logs import get_logger
 from batchyard.common.messaging.commands import CommandClient
 from batchyard.common.messaging.teams import open_teams
 from batchyard.common.messaging.topology import steps_consumer
+from batchyard.common.objects import open_objects
 from batchyard.common.operations import expose, ready_when
 from batchyard.common.reloading import following_config, read_config
-from batchyard.common.service import Messaging, open_messaging, open_objects
+from batchyard.common.service import Messaging, open_messaging
 
 _log = get_logger(__name__)
 

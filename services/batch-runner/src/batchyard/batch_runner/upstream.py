@@ -81,6 +81,18 @@ class Upstream(Protocol):
         ...
 
 
+def open_session(longest: float | None) -> ClientSession:
+    """Connections to servers, whose answers may take `longest` seconds."""
+    # The pools limit what is in flight; a limit here as well would only hide who waits. A connection is kept for less
+    # than uvicorn keeps it (5 s), or a request would now and then be sent into one that is being closed.
+    return ClientSession(
+        connector=TCPConnector(limit=0, keepalive_timeout=4, ttl_dns_cache=60),
+        cookie_jar=DummyCookieJar(),
+        timeout=ClientTimeout(total=longest, sock_connect=_CONNECT_TIMEOUT),
+        headers={"user-agent": "batchyard", "accept-encoding": "identity"},
+    )
+
+
 class AiohttpUpstream:
     """`Upstream` over aiohttp, which costs a twentieth of httpx per request (see docs/architecture)."""
 
@@ -92,15 +104,7 @@ class AiohttpUpstream:
         self._session: ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        # The pools limit what is in flight; a limit here as well would only hide who waits. A connection is kept for
-        # less than uvicorn keeps it (5 s), or a request would now and then be sent into one that is being closed.
-        connector = TCPConnector(limit=0, keepalive_timeout=4, ttl_dns_cache=60)
-        self._session = ClientSession(
-            connector=connector,
-            cookie_jar=DummyCookieJar(),
-            timeout=ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT),
-            headers={"user-agent": "batchyard", "accept-encoding": "identity"},
-        )
+        self._session = open_session(None)
         return self
 
     async def __aexit__(

@@ -9,9 +9,9 @@ from batchyard.common.health import Check, HealthChecks
 from batchyard.common.messaging.records import Records
 from batchyard.common.messaging.teams import open_teams
 from batchyard.common.messaging.topology import FILES_BUCKET, PARTS_BUCKET, STORAGE_BUCKET, UPLOADS_BUCKET
-from batchyard.common.objects import ObjectStore
+from batchyard.common.objects import ObjectStore, open_objects
 from batchyard.common.operations import ready_when
-from batchyard.common.service import Messaging, open_messaging, open_objects
+from batchyard.common.service import Messaging, open_messaging
 from batchyard.common.tasks import end
 from batchyard.file_store.files import Files
 from batchyard.file_store.handlers import SERVICE, command_router

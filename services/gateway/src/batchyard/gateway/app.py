@@ -15,9 +15,10 @@ from batchyard.common.health import HealthChecks
 from batchyard.common.listening import listen
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.commands import CommandClient
+from batchyard.common.objects import open_objects
 from batchyard.common.operations import ready_when
 from batchyard.common.reloading import following_config, read_config
-from batchyard.common.service import Serve, open_messaging, open_objects
+from batchyard.common.service import Serve, open_messaging
 from batchyard.gateway.auth import Keyring
 from batchyard.gateway.directory import open_directory
 from batchyard.gateway.document import Api, refusals

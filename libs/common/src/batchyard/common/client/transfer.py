@@ -10,8 +10,8 @@ from typing import IO, TYPE_CHECKING, Protocol
 from batchyard.common.client.session import Session
 from batchyard.common.client.settings import ClientSettings
 from batchyard.common.contracts.files import OpenDownload, OpenPlace
-from batchyard.common.errors import ConfigurationError, NotFound, ServiceUnavailable
-from batchyard.common.objects import ObjectNotFound, ObjectStore, ObjectStoreUnavailable, open_object_store
+from batchyard.common.errors import NotFound, ServiceUnavailable
+from batchyard.common.objects import ObjectNotFound, ObjectStore, ObjectStoreUnavailable, open_objects
 
 if TYPE_CHECKING:
     import httpx
@@ -52,18 +52,8 @@ async def open_transfer(settings: ClientSettings) -> AsyncIterator[Transfer]:
         async with httpx.AsyncClient(timeout=_TRANSFER_SECONDS) as http:
             yield UrlTransfer(http)
         return
-    try:
-        objects = open_object_store(
-            settings.object_store,
-            access_key=settings.object_store_access_key,
-            secret_key=settings.object_store_secret_key,
-        )
-    except ValueError as error:
-        raise ConfigurationError(f"BATCHYARD_OBJECT_STORE: {error}") from error
-    try:
+    async with open_objects(settings) as objects:
         yield StoreTransfer(objects)
-    finally:
-        await objects.close()
 
 
 class StoreTransfer:

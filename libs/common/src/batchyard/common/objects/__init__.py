@@ -10,6 +10,7 @@ from batchyard.common.objects.errors import (
 from batchyard.common.objects.factory import open_object_store
 from batchyard.common.objects.keys import check_key, check_prefix
 from batchyard.common.objects.local import LocalObjectStore
+from batchyard.common.objects.opening import open_objects
 from batchyard.common.objects.port import ObjectInfo, ObjectStore
 from batchyard.common.objects.streams import lines_of, read, read_lines
 
@@ -26,6 +27,7 @@ __all__ = [
     "check_prefix",
     "lines_of",
     "open_object_store",
+    "open_objects",
     "read",
     "read_lines",
 ]

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import msgspec
-from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
+from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout
 
 from batchyard.batch_runner.lines import Tokens, read_answer
 from batchyard.batch_runner.native.documents import (
@@ -22,6 +22,7 @@ from batchyard.batch_runner.native.documents import (
 )
 from batchyard.batch_runner.native.upload import multipart
 from batchyard.batch_runner.retry import is_retryable, parse_retry_after
+from batchyard.batch_runner.upstream import open_session
 from batchyard.common.clock import Clock
 from batchyard.common.config import Deployment
 
@@ -82,12 +83,7 @@ class NativeApi:
         self._session: ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = ClientSession(
-            connector=TCPConnector(limit=0, keepalive_timeout=4, ttl_dns_cache=60),
-            cookie_jar=DummyCookieJar(),
-            timeout=ClientTimeout(total=_DOCUMENT_TIMEOUT, sock_connect=_CONNECT_TIMEOUT),
-            headers={"user-agent": "batchyard", "accept-encoding": "identity"},
-        )
+        self._session = open_session(_DOCUMENT_TIMEOUT)
         return self
 
     async def __aexit__(
