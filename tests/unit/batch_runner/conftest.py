@@ -1,14 +1,17 @@
 """What the tests of batch-runner stand on: a simulated vLLM over HTTP, a local object store, the fleet in between."""
 
+import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from batchyard.batch_runner.attempt import Attempts
 from batchyard.batch_runner.batch import BatchRecord, record_key
@@ -25,6 +28,8 @@ from batchyard.common.messaging.commands import CommandClient
 from batchyard.common.messaging.records import Records
 from batchyard.common.messaging.topology import BATCHES_BUCKET
 from batchyard.common.objects import LocalObjectStore, ObjectStore, open_object_store
+from batchyard.common.operations import Operations, open_operations
+from batchyard.common.operations_port import listening
 from batchyard.common.service import Messaging
 from batchyard.common.settings import Settings
 from batchyard.vllm_sim.settings import SimSettings
@@ -188,3 +193,32 @@ async def open_office(settings: Settings, messaging: Messaging, tmp_path: Path) 
 async def office(open_office: Callable[..., object]) -> Office:
     opened: Office = await open_office()  # type: ignore[misc]
     return opened
+
+
+Look = Callable[[], Awaitable[dict[str, float]]]
+
+
+@pytest.fixture
+async def look() -> AsyncIterator[Look]:
+    """Scrapes: values by series, without the labels that name the one deployment there is."""
+    operations = Operations("batch-runner", asyncio.Event())
+    token = open_operations.set(operations)
+    async with (
+        listening(operations, "127.0.0.1", 0) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
+    ):
+
+        async def looked() -> dict[str, float]:
+            found = {}
+            for family in text_string_to_metric_families((await http.get("/metrics")).text):
+                for sample in family.samples:
+                    if family.name.startswith("batchyard_"):
+                        assert sample.labels.pop("pool", MODEL) == MODEL
+                        sample.labels.pop("deployment", None)
+                        found[" ".join((sample.name.removeprefix("batchyard_"), *sample.labels.values()))] = (
+                            sample.value
+                        )
+            return found
+
+        yield looked
+    open_operations.reset(token)

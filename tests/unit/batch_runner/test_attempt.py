@@ -149,6 +149,7 @@ async def test_a_server_that_hangs_is_left_after_the_timeout(open_bench: Any) ->
     bench = await open_bench(max_attempts=1, request_timeout=0.2)
     _, line = await run(bench, "hello [[fault:hang]]")
     assert line["error"]["code"] == "request_timeout"
+    assert bench.pool.members[0].flights.traffic.timed_out == 1, "what cuts the limit"
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 import structlog.testing
 from aiohttp import web
-from unit.batch_runner.conftest import MODEL, lines
+from unit.batch_runner.conftest import MODEL, Look, lines
 
 from batchyard.common.contracts.fleet import DeploymentState, GetFleet
 from batchyard.vllm_sim.settings import SimSettings
@@ -71,6 +73,7 @@ async def test_people_get_places_and_no_line_pays_for_it(open_yard: Any) -> None
     assert state.cuts[0].reason in {"burst", "queue"}
     ended = await yard.call.ended(batch.id)
     assert (ended.request_counts.completed, ended.request_counts.failed) == (100, 0)
+    assert (await the_deployment(yard)).counters.tokens_lost > 0
     outputs = await yard.call.content(ended.output_file_id)
     assert sorted(line["custom_id"] for line in outputs) == sorted(f"r{index}" for index in range(100))
 
@@ -89,46 +92,79 @@ async def test_a_fixed_limit_stays(open_yard: Any) -> None:
     assert (state.mode, state.limit, state.cuts, state.load) == ("fixed", 40, (), None)
 
 
+@dataclass
+class MuteServer:
+    """A server of the API that tells of itself what `told` says: nothing."""
+
+    url: str
+    told: str = ""
+
+
 @pytest.fixture
-async def mute_server() -> AsyncIterator[str]:
-    """A server of the API that tells nothing about itself; to be there for longer than whoever asks it."""
+async def mute_server() -> AsyncIterator[MuteServer]:
+    """To be there for longer than whoever asks it."""
 
     async def chat(request: web.Request) -> web.Response:
         await asyncio.sleep(0.02)
         usage = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
         return web.json_response({"id": "x", "choices": [], "usage": usage})
 
+    async def metrics(request: web.Request) -> web.Response:
+        return web.Response(text=server.told)
+
     app = web.Application()
     app.router.add_post("/v1/chat/completions", chat)
+    app.router.add_get("/metrics", metrics)
     runner = web.AppRunner(app)
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        server = MuteServer(f"http://127.0.0.1:{runner.addresses[0][1]}")
+        yield server
     finally:
         await runner.cleanup()
 
 
-async def test_a_server_without_metrics_is_driven_by_its_latency_and_that_is_said(
-    mute_server: str, open_yard: Any, tmp_path: Any
-) -> None:
+async def before(server: MuteServer, open_yard: Any, config: Path) -> Any:
+    """A yard whose only server is this one."""
     yard = await open_yard(SimSettings(port=0), **QUICK, config_poll_interval=0.02)
-    config = tmp_path / "config.yaml"
     config.write_text(
         f"model_list:\n  - model_name: {MODEL}\n    litellm_params:\n"
-        f"      model: hosted_vllm/{MODEL}\n      api_base: {mute_server}\n"
+        f"      model: hosted_vllm/{MODEL}\n      api_base: {server.url}\n"
     )
-    async with asyncio.timeout(10):
-        while (await the_deployment(yard)).api_base != mute_server:
-            await asyncio.sleep(0.02)
+    await until(yard, lambda state: state.api_base == server.url)
+    return yard
+
+
+async def test_a_server_without_metrics_is_driven_by_its_latency_and_that_is_said(
+    look: Look, mute_server: MuteServer, open_yard: Any, tmp_path: Path
+) -> None:
+    yard = await before(mute_server, open_yard, tmp_path / "config.yaml")
     with structlog.testing.capture_logs() as logs:
-        batch = await yard.batch(*lines(2000))
+        batch = await yard.batch(*lines(1000))
         state = await until(yard, lambda state: state.mode is not None)
         assert (state.mode, state.load) == ("latency", None)
         ended = await yard.call.ended(batch.id)
-    assert ended.request_counts.completed == 2000
+    assert ended.request_counts.completed == 1000
     assert [log["event"] for log in logs].count("deployment.no_metrics") == 1
+    found = await look()
+    assert (found["deployment_mode latency"], found["deployment_mode metrics"]) == (1, 0)
+    assert found["deployment_metrics_missing requests"] == 1
+
+
+async def test_what_a_server_does_not_tell_is_said(
+    look: Look, mute_server: MuteServer, open_yard: Any, tmp_path: Path
+) -> None:
+    mute_server.told = "vllm:num_requests_running 1\nvllm:num_requests_waiting 0\nvllm:num_preemptions_total 0\n"
+    yard = await before(mute_server, open_yard, tmp_path / "config.yaml")
+    with structlog.testing.capture_logs() as logs:
+        await yard.batch(*lines(200))
+        await until(yard, lambda state: state.mode == "metrics")
+    assert [log["missing"] for log in logs if log["event"] == "deployment.metrics_missing"] == [("kv_cache_usage",)]
+    found = await look()
+    missing = [found[f"deployment_metrics_missing {what}"] for what in ("requests", "kv_cache_usage", "preemptions")]
+    assert missing == [0, 1, 0]
 
 
 @pytest.mark.parametrize("fault", ["status=503:1", "status=429:1"])

@@ -49,6 +49,19 @@ def test_the_best_throughput_is_found_from_below_and_from_above(name: str, start
     )
 
 
+def test_where_more_brings_nothing_more_is_seldom_tried() -> None:
+    server = fresh("a knee at 64")
+    batch = runner(server, 0)
+    simulate(server, [batch], 60)
+    since = len(batch.decisions)
+    simulate(server, [batch], 160)
+    decisions = [decision for _, decision in batch.decisions[since:]]
+    limits, reasons = [found.limit for found in decisions], [found.reason for found in decisions]
+    assert 0 < reasons.count(Reason.GROWING) <= 10, "once in ten seconds at most"
+    assert reasons.count(Reason.FLAT) > reasons.count(Reason.GROWING)
+    assert max(limits) <= 1.25 * min(limits), "and given up again"
+
+
 @pytest.mark.parametrize("seed", SEEDS[:4])
 @pytest.mark.parametrize("name", ["64 slots", "256 slots", "a knee at 64"])
 def test_it_is_found_without_metrics_too(name: str, seed: int) -> None:

@@ -1,45 +1,11 @@
 """The fleet as metrics, of a real runner over real HTTP."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-import httpx
-import pytest
-from prometheus_client.parser import text_string_to_metric_families
-from unit.batch_runner.conftest import MODEL, chat_line, lines
+from unit.batch_runner.conftest import Look, chat_line, lines
 
-from batchyard.common.operations import Operations, open_operations
-from batchyard.common.operations_port import listening
 from batchyard.vllm_sim.settings import SimSettings
-
-Look = Callable[[], Awaitable[dict[str, float]]]
-
-
-@pytest.fixture
-async def look() -> AsyncIterator[Look]:
-    """Scrapes: values by series, without the labels that name the one deployment there is."""
-    operations = Operations("batch-runner", asyncio.Event())
-    token = open_operations.set(operations)
-    async with (
-        listening(operations, "127.0.0.1", 0) as port,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
-    ):
-
-        async def looked() -> dict[str, float]:
-            found = {}
-            for family in text_string_to_metric_families((await http.get("/metrics")).text):
-                for sample in family.samples:
-                    if family.name.startswith("batchyard_"):
-                        assert sample.labels.pop("pool", MODEL) == MODEL
-                        sample.labels.pop("deployment", None)
-                        found[" ".join((sample.name.removeprefix("batchyard_"), *sample.labels.values()))] = (
-                            sample.value
-                        )
-            return found
-
-        yield looked
-    open_operations.reset(token)
 
 
 async def test_what_has_become_of_lines_and_requests_is_counted(look: Look, open_yard: Any) -> None:

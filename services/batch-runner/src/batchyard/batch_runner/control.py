@@ -58,7 +58,7 @@ class Control:
 
     async def _look(self, pool: Pool, member: Member, steering: Steering) -> None:
         try:
-            before, mode = steering.limit, steering.mode
+            before, mode, untold = steering.limit, steering.mode, steering.untold
             # What is in flight by either account: a request that ends meanwhile must not pass for somebody else's.
             in_flight = self._fleet.in_flight(member.deployment.base_url)
             text = await self._upstream.metrics(member.deployment)
@@ -75,6 +75,8 @@ class Control:
                 self._clock.now(),
             )
             self._tell_mode(pool, member, mode, steering.mode)
+            if steering.untold != untold:
+                self._tell_untold(pool, member, steering.untold)
             member.flights.sees_others(steering.others + siblings, self._clock.monotonic())
             if decision is not None:
                 member.queue = 0.0 if load is None else load.waiting
@@ -111,3 +113,7 @@ class Control:
             )
         elif before is not None:
             _log.info("deployment.metrics_found", deployment=member.deployment.id, pool=pool.name)
+
+    def _tell_untold(self, pool: Pool, member: Member, untold: tuple[str, ...]) -> None:
+        level = _log.warning if untold else _log.info
+        level("deployment.metrics_missing", deployment=member.deployment.id, pool=pool.name, missing=untold)

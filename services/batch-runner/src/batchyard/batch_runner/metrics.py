@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from batchyard.batch_runner.breaker import Circuit
 from batchyard.batch_runner.fleet import Fleet
+from batchyard.batch_runner.limiter import Mode
 from batchyard.batch_runner.open_shards import OpenShards
 from batchyard.batch_runner.pool import Member
 from batchyard.batch_runner.retry import Failure
@@ -23,6 +24,7 @@ from batchyard.common.messaging.topology import work_consumer
 
 _DEPLOYMENT = ("pool", "deployment")
 _MODES = ("metrics", "latency", "fixed", "unknown")
+_TOLD = ("requests", "kv_cache_usage", "preemptions")
 
 Rows = Iterable[tuple[tuple[str, ...], float]]
 
@@ -122,6 +124,12 @@ class FleetMetrics(Collector):
             (*_DEPLOYMENT, "mode"),
             (((*key, mode), float(mode == _mode(m))) for key, m in members for mode in _MODES),
         )
+        yield _gauge(
+            "deployment_metrics_missing",
+            "1 for what the limit cannot follow, since the server does not tell it",
+            (*_DEPLOYMENT, "what"),
+            (((*key, what), float(what in _untold(m))) for key, m in members if m.steering for what in _TOLD),
+        )
         yield _counter(
             "deployment_limit_cuts",
             "Times that the limit was lowered",
@@ -220,6 +228,10 @@ def _mode(member: Member) -> str:
     if member.steering is None:
         return "fixed"
     return "unknown" if member.steering.mode is None else member.steering.mode.value
+
+
+def _untold(member: Member) -> tuple[str, ...]:
+    return _TOLD if _mode(member) == Mode.LATENCY else member.steering.untold if member.steering else ()
 
 
 def _gauge(name: str, text: str, labels: tuple[str, ...], rows: Rows) -> Metric:

@@ -24,6 +24,12 @@ class Load:
     kv_usage: float | None = None
     preemptions: float | None = None
 
+    @property
+    def untold(self) -> tuple[str, ...]:
+        """What it does not say: the limit is not cut for that."""
+        told = {"kv_cache_usage": self.kv_usage, "preemptions": self.preemptions}
+        return tuple(name for name, value in told.items() if value is None)
+
 
 @dataclass(frozen=True, slots=True)
 class Observation:

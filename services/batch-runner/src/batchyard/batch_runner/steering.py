@@ -63,6 +63,7 @@ class Steering:
         self._unseen = 0
         self.mode: Mode | None = None
         self.load: Load | None = None
+        self.untold: tuple[str, ...] = ()  # of what it may say of its load, while it says any
         self.seen_at: float | None = None
         self.others = 0.0
         self.reason = Reason.STARTING
@@ -120,7 +121,7 @@ class Steering:
         """Whether to go by what was seen: one look that failed is no reason to go by the latency from now on."""
         if load is not None:
             self._unseen = 0
-            self.mode = Mode.METRICS
+            self.mode, self.untold = Mode.METRICS, load.untold
             return True
         self._unseen += 1
         if self.mode is Mode.METRICS and self._unseen < _LOOKS_WITHOUT_METRICS:
