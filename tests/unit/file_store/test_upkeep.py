@@ -6,7 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 from unit.file_store.rig import CLAIM_WITHIN, Rig
 
-from batchyard.common.contracts.files import CreateFile, File, OpenDownload, Purpose
+from batchyard.common.contracts.files import CreateFile, DeleteFile, File, OpenDownload, Purpose
 from batchyard.common.errors import ServiceUnavailable
 from batchyard.common.messaging.topology import FILES_BUCKET
 from batchyard.common.service import Messaging
@@ -47,6 +47,20 @@ async def test_replicas_remove_each_expired_file_once(rig: Rig) -> None:
         await asyncio.gather(*(rig.upkeep.remove_expired() for _ in range(3)))
     expired = [log["file_id"] for log in logs if log["event"] == "file.expired"]
     assert sorted(expired) == sorted(file.id for file in files)
+
+
+async def test_nothing_is_left_of_files_that_went_long_ago(rig: Rig, messaging: Messaging) -> None:
+    async def kept() -> int:
+        return (await messaging.js.stream_info(f"KV_{FILES_BUCKET}")).state.messages
+
+    stays, gone = await rig.create(), await rig.create()
+    await rig.call(DeleteFile(file_id=gone.id))
+    await rig.upkeep.forget_removed()
+    assert await kept() == 2
+    rig.clock.advance(TOO_OLD)
+    await rig.upkeep.forget_removed()
+    assert await kept() == 1
+    assert await recorded(rig) == {stays.id}
 
 
 async def test_an_upload_never_claimed_is_swept(rig: Rig) -> None:

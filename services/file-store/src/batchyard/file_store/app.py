@@ -58,6 +58,7 @@ async def _run(settings: FileStoreSettings, stop: asyncio.Event) -> None:
             # First, so that the file of a completed upload is recorded before its bytes are found without a record.
             await upload_upkeep.settle()
             await upkeep.sweep_places()
+            await upkeep.forget_removed()
             await upload_upkeep.sweep()
 
         async with HealthChecks(SERVICE, _checks(messaging, records, objects)) as health:

@@ -12,7 +12,7 @@ from batchyard.common.logs import get_logger
 from batchyard.common.messaging.records import Records, RevisionConflict
 from batchyard.common.object_keys import FILES_PREFIX, parse_file_key
 from batchyard.common.objects import ObjectInfo, ObjectStore
-from batchyard.file_store.files import Files
+from batchyard.file_store.files import DELETION_REMEMBERED, Files
 from batchyard.file_store.store import FileRecord, record_key
 
 # Seconds between the last moment of a claim and the sweep: longer than a claim takes and clocks differ.
@@ -65,6 +65,13 @@ class Upkeep:
             async for stored in found:
                 if stored.modified_at.timestamp() < oldest_kept:
                     await self._sweep(stored)
+
+    async def forget_removed(self) -> None:
+        """Let go of what tells a file that was deleted from one that never was. Raises ServiceUnavailable.
+
+        Not before its bytes can no longer be claimed, as they would bring it back, and its deletion is answered anew.
+        """
+        await self._records.forget_removed(self._clock.now() - max(self._keep, DELETION_REMEMBERED))
 
     async def _sweep(self, stored: ObjectInfo) -> None:
         try:

@@ -92,7 +92,7 @@ class UploadUpkeep:
             await self._clear(upload, revision)
         elif now >= max(upload.ended_at, upload.expires_at) + REMEMBERED:
             await self._parts.erase(entry.key)  # of a part that was being claimed while its upload was cleared
-            await self._records.delete(entry.key, revision)
+            await self._records.purge(entry.key)  # nobody changes it any more
 
     async def _clear(self, upload: UploadRecord, revision: int) -> None:
         if upload.file is not None:

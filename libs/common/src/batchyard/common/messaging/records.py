@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -150,7 +150,26 @@ class Records(Generic[M]):
         raise ServiceUnavailable("The record is being changed by too many at once. Please retry shortly.")
 
     async def list(self, prefix: str) -> AsyncGenerator[Entry[M], None]:
-        """Every record whose key begins with the tokens of `prefix` (`a.b`), in the order of their last change.
+        """Every record whose key begins with the tokens of `prefix` (`a.b`), in the order of their last change."""
+        async with aclosing(self._messages(prefix)) as messages:
+            async for message in messages:
+                if KV_OP not in (message.headers or {}):
+                    yield self._listed(message)
+
+    async def forget_removed(self, before: float) -> None:
+        """Erase the mark that NATS keeps of each record that was removed before a moment, in Unix seconds.
+
+        There is one for every record that ever was, and each listing reads them. After that their keys are new ones.
+        """
+        async with aclosing(self._messages("")) as messages:
+            async for message in messages:
+                seen = message.metadata
+                if KV_OP in (message.headers or {}) and seen.timestamp.timestamp() < before:
+                    with _outage_told():  # up to the mark: what was written over it stays
+                        await self._js.purge_stream(self._stream, seen.sequence.stream + 1, message.subject)
+
+    async def _messages(self, prefix: str) -> AsyncGenerator[Msg, None]:
+        """The last message of each key that begins with the tokens of `prefix`, marks of removals included.
 
         Not by nats-py's `watch`: it takes a snapshot whose messages are still under way for an empty one.
         """
@@ -161,8 +180,7 @@ class Records(Generic[M]):
                 with _outage_told():
                     batch, pending = await _pull(messages, pending)
                 for message in batch:
-                    if KV_OP not in (message.headers or {}):
-                        yield self._listed(message)
+                    yield message
         finally:
             with suppress(Error):
                 await messages.unsubscribe()
