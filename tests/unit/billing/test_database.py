@@ -18,6 +18,9 @@ from unit.billing.ends import CONFIG, ended, on_sqlite, spend_of
 from batchyard.billing.database import Database, open_database
 from batchyard.billing.ledger import Ledger, Outcome
 from batchyard.billing.ledger_store import LedgerStore
+from batchyard.billing.selection import Selection
+from batchyard.billing.spend_days import SpendDays
+from batchyard.billing.spend_sums import SpendSums
 from batchyard.billing.tables import metadata
 from batchyard.common.clock import ManualClock
 from batchyard.common.contracts.billing import GetSpend
@@ -120,7 +123,8 @@ async def test_entries_from_before_are_the_first_of_their_batch(database_url: UR
     [
         "INSERT INTO ledger_entries (",  # all rows are copied
         "DROP TABLE ledger_entries_0001",  # nothing is left of the old table
-        "UPDATE alembic_version SET version_num='0003'",  # all is done, and not committed
+        "INSERT INTO spend_by_day",  # all is summed up
+        "UPDATE alembic_version SET version_num='0004'",  # all is done, and not committed
     ],
 )
 async def test_a_migration_that_is_killed_loses_nothing(database_url: URL, statement: str) -> None:
@@ -134,6 +138,8 @@ async def test_a_migration_that_is_killed_loses_nothing(database_url: URL, state
     async with open_database(database_url, patience=30) as database:
         async with database.reading() as connection:
             assert await connection.run_sync(differences) == []
+        assert await SpendDays(database).wrong() == 0
+        assert (await SpendSums(database).sums(Selection("team-a"), "USD", "day", 1, 1))[1].batches == 300
         kept = {entry.line.batch_id: entry.line.cost async for entry in LedgerStore(database).all()}
     assert kept == {f"batch_{number}": Decimal(number).scaleb(-10) for number in range(300)}
 

@@ -16,7 +16,8 @@ from unit.billing.ends import CONFIG, FINISHED_AT, deployment, ended, spend_of
 
 from batchyard.billing.database import Database
 from batchyard.billing.ledger import Ledger, Outcome, Unbillable
-from batchyard.billing.ledger_store import LedgerStore, Selection
+from batchyard.billing.ledger_store import LedgerStore
+from batchyard.billing.selection import Selection
 from batchyard.common.clock import ManualClock
 from batchyard.common.config import Config, Price
 from batchyard.common.contracts.batches import BatchStatus, RequestCounts, Usage

@@ -16,9 +16,11 @@ from unit.billing.ends import CONFIG, FINISHED_AT, deployment, ended, on_sqlite,
 from batchyard.billing.database import Database
 from batchyard.billing.entry import LedgerEntry
 from batchyard.billing.ledger import Ledger
-from batchyard.billing.ledger_store import LedgerStore, Selection
+from batchyard.billing.ledger_store import LedgerStore
 from batchyard.billing.price_book import PriceVersion
 from batchyard.billing.rebuild import Comparison, Rebuild
+from batchyard.billing.selection import Selection
+from batchyard.billing.spend_days import SpendDays
 from batchyard.common.clock import ManualClock
 from batchyard.common.config import Config, Price
 from batchyard.common.contracts.access import ALL_TENANTS
@@ -26,6 +28,7 @@ from batchyard.common.contracts.batches import BatchStatus, Usage, Work
 from batchyard.common.contracts.billing import AdjustSpend, SummarizeSpend
 from batchyard.common.contracts.events import BatchEvent
 from batchyard.common.crash import VARIABLE
+from batchyard.common.errors import ConfigurationError
 from batchyard.common.messaging.topology import EVENTS
 from batchyard.common.service import Messaging
 from batchyard.common.settings import Settings
@@ -43,7 +46,7 @@ async def told(messaging: Messaging, ledger: Ledger | None, *events: BatchEvent)
 
 
 async def rebuilt(messaging: Messaging, database: Database, config: Config = DEARER, *, check: bool) -> Comparison:
-    return await Rebuild(messaging.js, database, config, ManualClock()).run(check=check)
+    return await Rebuild(messaging.js, database, lambda: config, ManualClock()).run(check=check)
 
 
 async def spent(ledger: Ledger, tenant: str = "team-a") -> Decimal:
@@ -93,6 +96,22 @@ async def test_a_lost_ledger_comes_back(messaging: Messaging, database: Database
     await told(messaging, None, *(ended() for _ in range(20)))
     found = await rebuilt(messaging, database, CONFIG, check=False)
     assert (found.missing, await spent(ledger)) == (20, 20 * COST)
+    async with database.writing() as connection:
+        await connection.execute(text("UPDATE spend_by_day SET requests = 0"))
+        await connection.execute(text("DELETE FROM budget_days WHERE scope = ''"))
+    found = await rebuilt(messaging, database, check=True)
+    assert (found.sums, found.is_equal) == (2, False)
+    assert (await rebuilt(messaging, database, check=False)).is_equal
+    assert (await rebuilt(messaging, database, check=True)).is_equal
+
+
+@on_sqlite
+async def test_without_a_price_book_there_must_be_a_configuration(messaging: Messaging, database: Database) -> None:
+    def missing() -> Config:
+        raise ConfigurationError("no such file")
+
+    with pytest.raises(ConfigurationError):
+        await Rebuild(messaging.js, database, missing, ManualClock()).run(check=True)
 
 
 class Wrong(LedgerStore):
@@ -168,6 +187,7 @@ async def test_an_entry_from_before_there_were_versions_keeps_its_price(
         await connection.execute(text("DELETE FROM ledger_entries"))
     old = replace(entry, line=entry.line.model_copy(update={"price_version": None, "cost": Decimal(7)}))
     assert await store.add([old])
+    await SpendDays(database).recompute()
     assert (await rebuilt(messaging, database, check=True)).is_equal
 
 
@@ -185,7 +205,7 @@ from unit.billing.ends import CONFIG
 async def main():
     settings = Settings(nats_url=sys.argv[1])
     async with open_database(make_url(sys.argv[2]), 10) as database, open_messaging("billing", settings) as messaging:
-        await Rebuild(messaging.js, database, CONFIG, SystemClock()).run(check=False)
+        await Rebuild(messaging.js, database, lambda: CONFIG, SystemClock()).run(check=False)
 
 asyncio.run(main())
 """

@@ -1,5 +1,8 @@
 """What is told of the ledger: by team, key, model, day and metadata; and corrections of it."""
 
+import asyncio
+import itertools
+import random
 from decimal import Decimal
 from typing import Any
 
@@ -8,6 +11,7 @@ from unit.billing.ends import CONFIG, FINISHED_AT, deployment, ended, spend_of
 
 from batchyard.billing.ledger import Ledger, Outcome
 from batchyard.billing.ledger_store import LedgerStore
+from batchyard.billing.spend_days import SpendDays
 from batchyard.common.clock import ManualClock
 from batchyard.common.config import Alias, Config, Price
 from batchyard.common.contracts.access import ALL_TENANTS
@@ -133,6 +137,44 @@ async def test_groups_come_in_pages(ledger: Ledger) -> None:
         assert report.has_more is (page < 3)
         assert report.total.batches == 5
     assert seen == [["t0", "t1"], ["t2", "t3"], ["t4"], []]
+
+
+async def test_a_period_may_cut_days(ledger: Ledger) -> None:
+    """Whole days come from their sums, the rest from the entries: nothing is left out, and nothing counts twice."""
+    hour, day = 3600, 86_400
+    moments = [FINISHED_AT + seconds for seconds in (-day, -1, 0, hour, day - 1, day, 2 * day + hour, 3 * day)]
+    await recorded(ledger, *(ended(key=f"k{moment % 2}", at=moment) for moment in moments))
+    await spend_of(ledger).adjust(ALL_TENANTS, FIX)
+    ends = [None, *(FINISHED_AT + seconds for seconds in (-day, -1, 0, 1, hour, day - 1, day, 2 * day, 3 * day + 1))]
+    for start, end in itertools.product(ends, repeat=2):
+        expected = [m for m in moments if (start is None or m >= start) and (end is None or m < end)]
+        period = {"start": start, "end": end}
+        assert sum(batches for _, batches, _ in await groups(ledger, "team-a", **period)) == len(expected), period
+    assert [batches for _, batches, _ in await groups(ledger, group_by="day")] == [0, 2, 3, 1, 1, 1]
+    assert [name for name, *_ in await groups(ledger, group_by="key", key="k1")] == ["k1"]
+    assert await SpendDays(ledger._store._database).wrong() == 0
+
+
+async def test_ends_at_the_same_time_are_all_in_the_sums(store: LedgerStore) -> None:
+    config = Config(deployments=(*CONFIG.deployments, deployment("three", pool="qwen")))
+    ledgers = [Ledger(store, config, ManualClock()) for _ in range(4)]
+    await ledgers[0].write_prices()
+    events = [mixed() for _ in range(20)]
+    backwards = [event.model_copy(update={"work": event.work[::-1]}) for event in events[::2]]
+    outcomes = await asyncio.gather(
+        *(ledgers[number % 4].record(event) for number, event in enumerate([*events[1::2], *backwards, *events]))
+    )
+    assert outcomes.count(Outcome.RECORDED) == 20
+    assert sum(batches for _, batches, _ in await groups(ledgers[0])) == 40
+    assert await SpendDays(store._database).wrong() == 0
+
+
+async def test_names_of_any_length_are_summed(ledger: Ledger) -> None:
+    rng = random.Random(1)
+    key, model = ("".join(chr(rng.randrange(0x10000, 0x20000)) for _ in range(512)) for _ in range(2))
+    await recorded(ledger, ended(key=key, model=model))
+    assert await groups(ledger, group_by="model", key=key) == [(model[:256], 1, COST)]
+    assert await groups(ledger, group_by="key", model=model) == [(key[:128], 1, COST)]
 
 
 async def test_a_model_is_found_by_any_of_its_names(store: LedgerStore) -> None:

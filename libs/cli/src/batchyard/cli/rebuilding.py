@@ -1,6 +1,7 @@
 """`batchyard billing rebuild`: the ledger once more, from the events and the price book."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from nats.errors import Error
@@ -37,13 +38,14 @@ async def rebuild(options: RebuildOptions) -> None:
     """
     try:
         settings = _settings(options.data_dir)
-        config = read_config(settings)
         with console.working("Reading the events again …"):
             async with (
                 open_database(settings.database, settings.database_patience) as database,
                 open_messaging("billing", settings) as messaging,
             ):
-                found = await Rebuild(messaging.js, database, config, SystemClock()).run(check=options.check)
+                found = await Rebuild(messaging.js, database, partial(read_config, settings), SystemClock()).run(
+                    check=options.check
+                )
     except ConfigurationError as error:
         raise Failure(str(error), EXIT_MISCONFIGURED) from error
     except (BatchyardError, Error, OSError) as error:
@@ -82,6 +84,7 @@ def _show(found: Comparison) -> None:
         ("different", found.different),
         ("charged without an event", found.unexplained),
         ("from before the oldest event, not checked", found.older),
+        ("sums by day that are not those of the entries", found.sums),
     )
     for name, number in rows:
         console.out.print(Text(f"{number:>10,}  {name}"))

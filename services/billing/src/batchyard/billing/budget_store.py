@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
+    FromClause,
     Subquery,
     delete,
     func,
@@ -26,7 +27,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from batchyard.billing.budget import Scope, Shortfall, Standing, shortfall
 from batchyard.billing.database import Database
-from batchyard.billing.tables import budget_alerts, budget_keys, budget_reservations, ledger_entries
+from batchyard.billing.spend_rows import COST_UNITS, COST_WHOLES, whole_days
+from batchyard.billing.tables import budget_alerts, budget_days, budget_keys, budget_reservations, ledger_entries
 from batchyard.common.contracts.access import Limits
 from batchyard.common.contracts.events import BudgetEvent
 from batchyard.common.money import UNITS_PER_WHOLE, from_units
@@ -82,6 +84,13 @@ class BudgetStore:
         """What was spent and is set aside now."""
         async with self._database.reading() as connection:
             return await self._standing(connection, tenant, scope, currency)
+
+    async def spent(self, scopes: Sequence[tuple[str, Scope]], currency: str) -> list[Decimal]:
+        """What was spent, of each tenant and scope, by one state of the ledger."""
+        async with self._database.reading() as connection:
+            return [
+                sum(await _amounts(connection, _spent(tenant, scope, currency)), Decimal(0)) for tenant, scope in scopes
+            ]
 
     async def limits_of_key(self, tenant: str, key_id: str) -> Limits | None:
         """The limits of a key that has a budget, as they were last told."""
@@ -149,20 +158,19 @@ class BudgetStore:
 
         One statement, and so one state of the database: an entry that takes a reservation's place is seen as either.
         """
-        entries, held = ledger_entries.c, budget_reservations.c
-        spent = [entries.tenant == tenant, entries.currency == currency, entries.finished_at >= scope.period.start]
+        held = budget_reservations.c
         reserved: list[ColumnElement[bool]] = [held.tenant == tenant, held.currency == currency]
         if scope.key_id is not None:
-            spent.append(entries.key_id == scope.key_id)
             reserved.append(held.key_id == scope.key_id)
         if before is not None:
             reserved += [held.batch_id != before, or_(held.waits == 0, held.batch_id < before)]
-        one, other = _sums(entries.cost, spent, "spent"), _sums(held.amount, reserved, "reserved")
-        row = (await connection.execute(select(*one.c, *other.c).select_from(one.join(other, true())))).one()
-        wholes, units, held_wholes, held_units = map(int, row)
-        return Standing(
-            from_units(wholes * UNITS_PER_WHOLE + units), from_units(held_wholes * UNITS_PER_WHOLE + held_units)
-        )
+        amount = type_coerce(held.amount, BigInteger)
+        sums = [
+            *_spent(tenant, scope, currency),
+            _sums("reserved", amount // UNITS_PER_WHOLE, amount % UNITS_PER_WHOLE, reserved),
+        ]
+        *spent, reserves = await _amounts(connection, sums)
+        return Standing(sum(spent, Decimal(0)), reserves)
 
     async def _write(self, connection: AsyncConnection, wish: Wish, *, waits: bool) -> None:
         values = {
@@ -197,12 +205,46 @@ async def release(connection: AsyncConnection, tenant: str, batch_id: str) -> bo
     return await connection.scalar(gone) is not None
 
 
-def _sums(column: ColumnElement[Any], conditions: Sequence[ColumnElement[bool]], name: str) -> Subquery:
-    """Whole units of the currency and the rest, in one pass: SQLite's sum is an error beyond 64 bits."""
-    units = type_coerce(column, BigInteger)
-    parts = {"wholes": units // UNITS_PER_WHOLE, "units": units % UNITS_PER_WHOLE}
-    sums = (func.coalesce(func.sum(part), literal(0)).label(label) for label, part in parts.items())
-    return select(*sums).where(*conditions).subquery(name)
+def _spent(tenant: str, scope: Scope, currency: str) -> list[Subquery]:
+    """What was spent in a period: the sums of its whole days, and the entries of the day in which it began."""
+    days, entries = budget_days.c, ledger_entries.c
+    first, edge = whole_days(scope.period.start)
+    sums = _sums(
+        "days",
+        days.cost_wholes,
+        days.cost_units,
+        [days.tenant == tenant, days.scope == (scope.key_id or ""), days.currency == currency, days.day >= first],
+    )
+    if edge is None:
+        return [sums]
+    cut = [entries.tenant == tenant, entries.currency == currency]
+    cut += [entries.finished_at >= edge[0], entries.finished_at < edge[1]]
+    if scope.key_id is not None:
+        cut.append(entries.key_id == scope.key_id)
+    return [sums, _sums("entries", COST_WHOLES, COST_UNITS, cut)]
+
+
+def _sums(
+    name: str, wholes: ColumnElement[int], units: ColumnElement[int], conditions: Sequence[ColumnElement[bool]]
+) -> Subquery:
+    """Whole units of the currency and the rest, in one pass."""
+    sums = (func.coalesce(func.sum(part), literal(0)) for part in (wholes, units))
+    return (
+        select(*(each.label(label) for each, label in zip(sums, ("wholes", "units"), strict=True)))
+        .where(*conditions)
+        .subquery(name)
+    )
+
+
+async def _amounts(connection: AsyncConnection, sums: Sequence[Subquery]) -> list[Decimal]:
+    """What sums come to, asked together."""
+    joined: FromClause = sums[0]
+    for each in sums[1:]:
+        joined = joined.join(each, true())
+    together = select(*(column for each in sums for column in each.c)).select_from(joined)
+    row = (await connection.execute(together)).one()
+    pairs = zip(row[::2], row[1::2], strict=True)
+    return [from_units(int(wholes) * UNITS_PER_WHOLE + int(units)) for wholes, units in pairs]
 
 
 async def _is_billed(connection: AsyncConnection, wish: Wish) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, Select, func, literal, or_, select, text, tuple_
+from sqlalchemy import RowMapping, Select, func, literal, or_, select, text, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -13,12 +13,12 @@ from batchyard.billing.budget_store import release
 from batchyard.billing.database import Database
 from batchyard.billing.entry import LedgerEntry
 from batchyard.billing.price_book import PriceVersion, next_version
+from batchyard.billing.selection import Selection, conditions
 from batchyard.billing.tables import ledger_entries as table
 from batchyard.billing.tables import price_versions
 from batchyard.common.contracts.batches import RequestCounts, Usage
 from batchyard.common.contracts.billing import LedgerLine
 
-_LAST_SECOND = 2**62
 _AT_ONCE = 1000
 _INSERT: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 _PRICES_LOCK = 0x70726963
@@ -27,21 +27,6 @@ _PRICES_LOCK = 0x70726963
 
 class PricesMoved(Exception):
     """A version of the prices was written that whoever computed an entry had not seen."""
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which entries: of one tenant or, without it, of all; entry ID, raw batch ID, model, key (ID or alias), and the
-    time of the batches' end (Unix s, `end` exclusive)."""
-
-    tenant: str | None
-    teams: tuple[str, ...] | None = None
-    entry_id: str | None = None
-    batch_id: str | None = None
-    model: str | None = None
-    key: str | None = None
-    start: int | None = None
-    end: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,33 +183,6 @@ def _columns(version: PriceVersion) -> dict[str, Any]:
 
 def _versions() -> Select[Any]:
     return select(price_versions).order_by(price_versions.c.number.desc())
-
-
-def conditions(selection: Selection) -> list[ColumnElement[bool]]:
-    """What an entry must fulfil."""
-    found: list[ColumnElement[bool]] = []
-    if selection.tenant is not None:
-        found.append(table.c.tenant == selection.tenant)
-    if selection.teams is not None:
-        found.append(table.c.tenant.in_(selection.teams))
-    if selection.entry_id is not None:
-        found.append(table.c.entry_id == selection.entry_id)
-    if selection.batch_id is not None:
-        found.append(table.c.batch_id == selection.batch_id)
-    if selection.model is not None:
-        found.append(table.c.model == selection.model)
-    if selection.key is not None:
-        found.append(or_(table.c.key_id == selection.key, table.c.key_alias == selection.key))
-    if selection.start is not None:
-        found.append(table.c.finished_at >= _second(selection.start))
-    if selection.end is not None:
-        found.append(table.c.finished_at < _second(selection.end))
-    return found
-
-
-def _second(time: int) -> int:
-    # Beyond 64 bits a driver raises, though the meaning is clear: before, or after, every entry.
-    return max(-_LAST_SECOND, min(time, _LAST_SECOND))
 
 
 def values_of(entry: LedgerEntry) -> dict[str, Any]:

@@ -6,7 +6,7 @@ changed. Corrections by people are in no event, and stay. Interrupted at any mom
 """
 
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -21,6 +21,8 @@ from batchyard.billing.database import Database, open_database
 from batchyard.billing.entry import LedgerEntry
 from batchyard.billing.ledger import Ledger
 from batchyard.billing.ledger_store import LedgerStore
+from batchyard.billing.price_book import config_of
+from batchyard.billing.spend_days import SpendDays
 from batchyard.billing.subscriber import FromTheFuture, Unreadable, parse
 from batchyard.common import subjects
 from batchyard.common.clock import Clock
@@ -50,6 +52,7 @@ class Comparison:
         different: Entries that came out otherwise, and have not been corrected.
         unexplained: Charges for which the stream has no event, though it should: it is older than they are.
         older: Charges from before the oldest event that the stream still has.
+        sums: Sums by day that are not those of the entries, and have not been put right.
         examples: The first few that are missing, different or unexplained, in words.
     """
 
@@ -60,11 +63,12 @@ class Comparison:
     different: int = 0
     unexplained: int = 0
     older: int = 0
+    sums: int = 0
     examples: list[str] = field(default_factory=list)
 
     @property
     def is_equal(self) -> bool:
-        return not (self.missing or self.different or self.unexplained)
+        return not (self.missing or self.different or self.unexplained or self.sums)
 
     def note(self, sentence: str) -> None:
         if len(self.examples) < _SHOWN:
@@ -76,13 +80,14 @@ class Rebuild:
 
     Args:
         database: That of the ledger.
-        config: The prices of today: used if the ledger has no price book yet.
+        today: Reads the prices of today: asked only if the ledger has no price book yet.
     """
 
-    def __init__(self, js: JetStreamContext, database: Database, config: Config, clock: Clock) -> None:
+    def __init__(self, js: JetStreamContext, database: Database, today: Callable[[], Config], clock: Clock) -> None:
         self._js = js
         self._store = LedgerStore(database)
-        self._config = config
+        self._days = SpendDays(database)
+        self._today = today
         self._clock = clock
 
     async def run(self, *, check: bool) -> Comparison:
@@ -90,26 +95,35 @@ class Rebuild:
 
         Raises:
             ServiceUnavailable: The database does not answer.
+            ConfigurationError: There is no price book, and no configuration to begin one with.
             nats.errors.Error: NATS does not.
         """
         found = Comparison()
         async with _scratch() as scratch:
             rebuilt = LedgerStore(scratch)
-            await self._copy_prices(rebuilt)
-            oldest = await self._replay(Ledger(rebuilt, self._config, self._clock, keeps_prices=False), found)
+            config = await self._copy_prices(rebuilt)
+            oldest = await self._replay(Ledger(rebuilt, config, self._clock, keeps_prices=False), found)
             async for entry in rebuilt.all():
                 await self._compare(entry, rebuilt, found, check=check)
             async for entry in self._store.all():
                 if entry.line.kind == "charge" and await rebuilt.entry(entry.line.tenant, entry.line.id) is None:
                     self._judge_unexplained(entry.line, oldest, found)
+        found.sums = await self._days.wrong()
+        if found.sums:
+            found.note(f"{found.sums} sums by day are not those of the entries")
+            if not check:
+                await self._days.recompute()
+                found.sums = await self._days.wrong()
         return found
 
-    async def _copy_prices(self, rebuilt: LedgerStore) -> None:
+    async def _copy_prices(self, rebuilt: LedgerStore) -> Config:
+        """Take the price book over; its last version, as a configuration."""
         versions = await self._store.all_prices()
         if not versions:
-            await Ledger(self._store, self._config, self._clock).write_prices()
+            await Ledger(self._store, self._today(), self._clock).write_prices()
             versions = await self._store.all_prices()
         await rebuilt.copy_prices(versions)
+        return config_of(versions[-1].prices)
 
     async def _replay(self, ledger: Ledger, found: Comparison) -> float | None:
         """Bill every end of a batch again; the second from which on the stream has all events, None if it has none."""

@@ -2,7 +2,8 @@
 
 from batchyard.billing.entry import LedgerEntry
 from batchyard.billing.ledger import Ledger
-from batchyard.billing.ledger_store import LedgerStore, Selection
+from batchyard.billing.ledger_store import LedgerStore
+from batchyard.billing.selection import Selection
 from batchyard.billing.spend_sums import SpendSums
 from batchyard.common.clock import Clock
 from batchyard.common.contracts.access import ALL_TENANTS

@@ -1,4 +1,4 @@
-"""The ledger's table and the types of its columns, the same in SQLite and PostgreSQL."""
+"""The ledger's tables and the types of their columns, the same in SQLite and PostgreSQL."""
 
 from collections.abc import Mapping
 from decimal import Decimal
@@ -109,6 +109,41 @@ ledger_entries = Table(
     Index(None, "tenant", "batch_id"),
     Index(None, "finished_at"),
     Index(None, "tenant", "currency", "finished_at", "key_id", "cost"),
+)
+
+# What a day's entries (Unix days, in UTC) come to, kept by a trigger on the ledger. An empty text is none; names are
+# cut off that an index could not hold (`spend_rows.KEYS`). Amounts are in two columns, so that no sum passes 64 bits.
+spend_by_day = Table(
+    "spend_by_day",
+    metadata,
+    Column("tenant", Word, primary_key=True),
+    Column("day", BigInteger, primary_key=True),
+    Column("currency", Word, primary_key=True),
+    Column("key_id", Word, primary_key=True),
+    Column("key_alias", Word, primary_key=True),
+    Column("model", Word, primary_key=True),
+    Column("batches", BigInteger, nullable=False),
+    Column("charges", BigInteger, nullable=False),
+    Column("requests", BigInteger, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("busy_microseconds", BigInteger, nullable=False),
+    Column("cost_wholes", BigInteger, nullable=False),
+    Column("cost_units", BigInteger, nullable=False),
+    Index(None, "day"),
+)
+
+# The same for budgets, a row for each day: `scope` is the key's ID, or empty for the team.
+budget_days = Table(
+    "budget_days",
+    metadata,
+    Column("tenant", Word, primary_key=True),
+    Column("scope", Word, primary_key=True),
+    Column("currency", Word, primary_key=True),
+    Column("day", BigInteger, primary_key=True),
+    Column("cost_wholes", BigInteger, nullable=False),
+    Column("cost_units", BigInteger, nullable=False),
 )
 
 # What was charged for what, from a moment (Unix s, included) until the next version's: `prices` is the whole book.
