@@ -25,7 +25,7 @@ from batchyard.common.contracts.batches import (
     ValidateBatch,
 )
 from batchyard.common.contracts.billing import AdjustSpend, GetSpend, ListPrices, SummarizeSpend
-from batchyard.common.contracts.budgets import GetBudgets, ReserveBudget
+from batchyard.common.contracts.budgets import GetBudgets, GetSpent, ReserveBudget, SpentScope
 from batchyard.common.contracts.enqueued import GetEnqueued
 from batchyard.common.contracts.events import ListEvents
 from batchyard.common.contracts.files import (
@@ -426,6 +426,7 @@ COMMANDS: dict[type[Command[Any]], Ordered | Showing | Harmless | Operators] = {
     GetEnqueued: Harmless(GetEnqueued()),
     GetBudgets: Harmless(GetBudgets()),
     ReserveBudget: Harmless(ReserveBudget(batch_id="batch_1", input_tokens=1, output_tokens=1)),
+    GetSpent: Operators(GetSpent(scopes=(SpentScope(team=RED),))),
     GetSpend: Showing(GetSpend(), lambda page: page.data),
     SummarizeSpend: Showing(SummarizeSpend(), lambda report: report.data),
     ListPrices: Operators(ListPrices()),

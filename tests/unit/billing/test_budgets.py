@@ -17,10 +17,18 @@ from batchyard.billing.ledger import Ledger
 from batchyard.billing.ledger_store import LedgerStore
 from batchyard.common.clock import ManualClock
 from batchyard.common.config import Config, Price
-from batchyard.common.contracts.access import Limits, Team
+from batchyard.common.contracts.access import ALL_TENANTS, Limits, Team
 from batchyard.common.contracts.batches import BatchStatus, Usage
-from batchyard.common.contracts.budgets import BudgetReport, GetBudgets, KeyLimits, Reservation, ReserveBudget
-from batchyard.common.errors import QuotaExceeded
+from batchyard.common.contracts.budgets import (
+    BudgetReport,
+    GetBudgets,
+    GetSpent,
+    KeyLimits,
+    Reservation,
+    ReserveBudget,
+    SpentScope,
+)
+from batchyard.common.errors import PermissionDenied, QuotaExceeded
 from batchyard.common.messaging.mirror import Mirror
 from batchyard.common.messaging.records import Entry
 from batchyard.common.messaging.teams import Teams
@@ -254,3 +262,17 @@ def test_an_estimate_is_by_the_dearest_server_and_the_discount_counts() -> None:
     assert estimated_cost("unknown", Usage.of(100, 0, 100, 0), config) == 0
     half = Config(deployments=(deployment("one", PRICES),), batch_discount=Decimal("0.5"))
     assert estimated_cost("llama", Usage.of(100, 0, 0, 0), half) == Decimal("0.5")
+
+
+async def test_what_was_spent_is_told_with_and_without_a_budget(treasury: Treasury) -> None:
+    await treasury.bill(1, 3)
+    await treasury.bill(2, 4, at=int(NOW) - 86_400)
+    await treasury.bill(3, 5, key=None)
+    await treasury.bill(4, 16, at=int(NOW) - 3 * 3600)  # in the same 36 hours, which began at noon
+    asked = [(None, None), (None, "24h"), (None, "36h"), (KEY, None), (KEY, "24h"), (KEY, "36h"), ("f" * 64, None)]
+    scopes = tuple(SpentScope(team="team-a", key_id=key_id, budget_duration=duration) for key_id, duration in asked)
+    report = await treasury.budgets.spent("team-a", GetSpent(scopes=scopes))
+    assert list(map(int, report.spent)) == [28, 8, 24, 23, 3, 19, 0]
+    assert (await treasury.budgets.spent(ALL_TENANTS, GetSpent(scopes=scopes))) == report
+    with pytest.raises(PermissionDenied):
+        await treasury.budgets.spent("team-b", GetSpent(scopes=scopes))

@@ -36,7 +36,7 @@ from batchyard.common.contracts.billing import (
     SpendReport,
     SummarizeSpend,
 )
-from batchyard.common.contracts.budgets import Budget, BudgetReport, GetBudgets
+from batchyard.common.contracts.budgets import Budget, BudgetReport, GetBudgets, GetSpent, SpentReport
 from batchyard.common.contracts.enqueued import EnqueuedReport, EnqueuedScope, EnqueuedUsage, GetEnqueued
 from batchyard.common.contracts.fleet import DeploymentCounters, DeploymentState, FleetState, GetFleet
 from batchyard.common.contracts.health import CheckBatchRunner, CheckBilling, CheckHealth, Health
@@ -169,6 +169,11 @@ def batch_runner(recorder: Recorder) -> CommandRouter:
     return router
 
 
+async def _spent(_tenant: str, command: GetSpent) -> SpentReport:
+    """A half for the first, one for the second, and so on."""
+    return SpentReport(currency="USD", spent=tuple(Decimal(n + 1) / 2 for n, _ in enumerate(command.scopes)))
+
+
 def billing(recorder: Recorder) -> CommandRouter:
     """The commands of billing."""
     router = CommandRouter("billing")
@@ -177,5 +182,7 @@ def billing(recorder: Recorder) -> CommandRouter:
     router.on(ListPrices, recorder.handler(PricesPage(data=[])))
     router.on(AdjustSpend, recorder.handler(ADJUSTMENT))
     router.on(GetBudgets, recorder.handler(BUDGETS))
+    recorder.scripts.setdefault(GetSpent, _spent)
+    router.on(GetSpent, recorder.handler(BUDGETS))
     router.on(CheckBilling, _health("billing"))
     return router

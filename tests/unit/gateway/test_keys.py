@@ -15,7 +15,8 @@ from unit.gateway.rig import KEY, Served, Start, error_of
 
 from batchyard.common.config import Config
 from batchyard.common.contracts.batches import ListBatches
-from batchyard.common.errors import ConfigurationError
+from batchyard.common.contracts.budgets import GetSpent
+from batchyard.common.errors import ConfigurationError, ServiceUnavailable
 from batchyard.common.messaging.topology import KEYS_BUCKET
 from batchyard.common.service import Messaging
 
@@ -223,6 +224,25 @@ async def test_an_update_changes_what_it_names(act: Act, gateway: Served) -> Non
     info = (await gateway.http.get("/key/info", params={"key": made["token"]})).json()
     assert info["key"] == made["token"]
     assert (info["info"]["max_budget"], info["info"]["rpm_limit"], info["info"]["models"]) == (5, None, ["c"])
+
+
+async def test_what_a_key_has_spent_is_shown_while_billing_answers(
+    gateway: Served, act: Act, recorder: Recorder
+) -> None:
+    made = await act("/key/generate", budget_duration="24h")
+    assert made["spend"] is None
+    listing = {"return_full_object": "true"}
+    async with client(gateway, made["key"]) as http:
+        info = (await http.get("/key/info")).json()["info"]
+        [scope] = recorder.only(GetSpent).scopes
+        assert (scope.team, scope.key_id, scope.budget_duration) == ("default", made["token"], "24h")
+        assert (info["spend"], info["budget_reset_at"][10:]) == (0.5, "T00:00:00+00:00")
+        assert (await gateway.http.get("/key/list", params=listing)).json()["keys"][0]["spend"] == 0.5
+        recorder.scripts.pop(GetSpent)
+        recorder.answers[GetSpent] = ServiceUnavailable("no database")
+        for response in (await http.get("/key/info"), await gateway.http.get("/key/list", params=listing)):
+            assert response.status_code == 200
+            assert '"spend":null' in response.text
 
 
 async def test_only_the_master_key_administrates(gateway: Served, act: Act, subtests: pytest.Subtests) -> None:

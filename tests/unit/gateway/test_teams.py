@@ -31,9 +31,9 @@ async def test_a_team_is_shown_as_it_was_made(gateway: Served, act: Act) -> None
     assert made["model_limits"]["llama"]["max_enqueued_tokens"] == 5
     key = await act("/key/generate", team_id="search")
     info = (await gateway.http.get("/team/info", params={"team_id": "search"})).json()
-    assert info["team_info"] == made
-    assert [shown["token"] for shown in info["keys"]] == [key["token"]]
-    assert (await gateway.http.get("/team/list")).json() == [made]
+    assert info["team_info"] == made | {"spend": 0.5}
+    assert [(shown["token"], shown["spend"]) for shown in info["keys"]] == [(key["token"], 1)]
+    assert (await gateway.http.get("/team/list")).json() == [made | {"spend": 0.5}]
 
 
 async def test_limits_of_a_model_need_its_name(refused: Act) -> None:

@@ -50,6 +50,14 @@ def period_at(duration: str | None, now: float) -> Period:
     return Period(start, start + length)
 
 
+def period_or_ever(duration: str | None, now: float) -> Period:
+    """The same; a duration that is none, by some error, is one without end."""
+    try:
+        return period_at(duration, now)
+    except ValueError:
+        return EVER
+
+
 def later(duration: str, now: float) -> float:
     """The Unix second a duration after `now`: `1mo` is the same day and time of the next month, or its last day.
 

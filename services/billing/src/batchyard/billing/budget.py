@@ -9,7 +9,7 @@ from batchyard.common.contracts.access import Limits
 from batchyard.common.contracts.batches import Usage
 from batchyard.common.contracts.budgets import Budget
 from batchyard.common.money import EXACT, rounded
-from batchyard.common.periods import EVER, Period, period_at
+from batchyard.common.periods import Period, period_or_ever
 from batchyard.common.pricing import Rates, cost_of, rates_of
 
 NOTHING = Decimal(0)
@@ -95,10 +95,7 @@ def budget_of(limits: Limits, standing: Standing, period: Period) -> Budget:
 
 
 def period_of(limits: Limits, now: float) -> Period:
-    try:
-        return period_at(limits.budget_duration, now)
-    except ValueError:
-        return EVER
+    return period_or_ever(limits.budget_duration, now)
 
 
 def estimated_cost(model: str | None, usage: Usage, config: Config) -> Decimal:

@@ -15,11 +15,19 @@ from batchyard.billing.budget import Scope, Standing, budget_of, estimated_cost,
 from batchyard.billing.budget_store import BudgetStore, Wish
 from batchyard.common.clock import Clock
 from batchyard.common.config import Config
-from batchyard.common.contracts.access import Limits
+from batchyard.common.contracts.access import ALL_TENANTS, Limits
 from batchyard.common.contracts.batches import BatchStatus, GetBatch, Usage
-from batchyard.common.contracts.budgets import Budget, BudgetReport, GetBudgets, Reservation, ReserveBudget
+from batchyard.common.contracts.budgets import (
+    Budget,
+    BudgetReport,
+    GetBudgets,
+    GetSpent,
+    Reservation,
+    ReserveBudget,
+    SpentReport,
+)
 from batchyard.common.contracts.events import BudgetEvent
-from batchyard.common.errors import NotFound, QuotaExceeded, ServiceUnavailable
+from batchyard.common.errors import NotFound, PermissionDenied, QuotaExceeded, ServiceUnavailable
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.commands import CommandClient
 from batchyard.common.messaging.teams import Teams
@@ -86,6 +94,18 @@ class Budgets:
         team = await self._budget(tenant, None, self._limits(tenant))
         team = team.model_copy(update={"running": sum(costs, Decimal(0))})
         return BudgetReport(currency=self._config.currency, team=team, key=key)
+
+    async def spent(self, tenant: str, command: GetSpent) -> SpentReport:
+        """What was spent in the present periods. Raises PermissionDenied for what is another tenant's."""
+        if tenant != ALL_TENANTS and any(scope.team != tenant for scope in command.scopes):
+            raise PermissionDenied("Only whoever runs Batchyard may see what another team has spent.")
+        now = self._clock.now()
+        asked = []
+        for each in command.scopes:
+            limits = Limits(budget_duration=each.budget_duration)
+            asked.append((each.team, Scope(each.key_id, limits, period_of(limits, now))))
+        currency = self._config.currency
+        return SpentReport(currency=currency, spent=tuple(await self._store.spent(asked, currency)))
 
     async def note(self, tenant: str, key_id: str | None) -> None:
         """See whether what was spent has passed a soft budget. Raises ServiceUnavailable."""

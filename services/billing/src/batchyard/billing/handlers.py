@@ -3,7 +3,7 @@
 from batchyard.billing.budgets import Budgets
 from batchyard.billing.spend import Spend
 from batchyard.common.contracts.billing import AdjustSpend, GetSpend, ListPrices, SummarizeSpend
-from batchyard.common.contracts.budgets import GetBudgets, ReserveBudget
+from batchyard.common.contracts.budgets import GetBudgets, GetSpent, ReserveBudget
 from batchyard.common.contracts.health import CheckBilling
 from batchyard.common.health import HealthChecks
 from batchyard.common.messaging.commands import CommandRouter
@@ -20,5 +20,6 @@ def command_router(spend: Spend, budgets: Budgets, health: HealthChecks) -> Comm
     router.on(ListPrices, spend.prices)
     router.on(ReserveBudget, budgets.reserve)
     router.on(GetBudgets, budgets.report)
+    router.on(GetSpent, budgets.spent)
     router.on(CheckBilling, health.check)
     return router

@@ -1,11 +1,13 @@
 """Keys and teams as the API shows them: LiteLLM's members, then ours. Times are ISO 8601, in UTC."""
 
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from batchyard.common.contracts.access import Key, Limits, Team
+from batchyard.common.periods import period_or_ever
 
 
 class ShownLimits(BaseModel):
@@ -23,7 +25,15 @@ class ShownLimits(BaseModel):
     max_storage_bytes: int | None = None
 
 
-class ShownKey(ShownLimits):
+class ShownSpend(BaseModel):
+    """`spend` is what was spent in the present period of `budget_duration`, which ends at `budget_reset_at`, or ever
+    without one. `info` and `list` tell it; it is null in other answers, and while billing does not answer."""
+
+    spend: float | None = None
+    budget_reset_at: str | None = None
+
+
+class ShownKey(ShownLimits, ShownSpend):
     """A key. `token` is its ID; `expires` is null for one that lives for ever, `old_secret_expires` while none is left
     over from a rotation."""
 
@@ -68,7 +78,7 @@ class DeletedKeys(BaseModel):
     deleted_keys: list[str]
 
 
-class ShownTeam(ShownLimits):
+class ShownTeam(ShownLimits, ShownSpend):
     team_id: str
     team_alias: str | None
     models: list[str]
@@ -90,17 +100,19 @@ class DeletedTeams(BaseModel):
     deleted_teams: list[str]
 
 
-def shown_key(key: Key, now: float) -> ShownKey:
-    return ShownKey(**_key(key, now))
+def shown_key(key: Key, now: float, spend: Decimal | None = None) -> ShownKey:
+    return ShownKey(**_key(key, now), spend=_number(spend))
 
 
 def with_secret(key: Key, secret: str, now: float) -> NewSecret:
     return NewSecret(**_key(key, now), key=secret, token_id=key.key_id)
 
 
-def shown_team(team: Team) -> ShownTeam:
+def shown_team(team: Team, now: float, spend: Decimal | None = None) -> ShownTeam:
     return ShownTeam(
         **_limits(team.limits),
+        spend=_number(spend),
+        budget_reset_at=_reset(team.limits, now),
         team_id=team.team_id,
         team_alias=team.team_alias,
         models=list(team.models),
@@ -118,6 +130,7 @@ def _key(key: Key, now: float) -> dict[str, Any]:
     old = [secret.expires_at for secret in key.secrets[1:] if secret.expires_at is not None and secret.expires_at > now]
     return {
         **_limits(key.limits),
+        "budget_reset_at": _reset(key.limits, now),
         "token": key.key_id,
         "key_name": key.key_name,
         "key_alias": key.key_alias,
@@ -135,6 +148,15 @@ def _key(key: Key, now: float) -> dict[str, Any]:
 
 def _limits(limits: Limits) -> dict[str, Any]:
     return limits.model_dump()
+
+
+def _number(amount: Decimal | None) -> float | None:
+    return None if amount is None else float(amount)
+
+
+def _reset(limits: Limits, now: float) -> str | None:
+    end = period_or_ever(limits.budget_duration, now).end
+    return None if end is None else _moment(end)
 
 
 def _moment(second: float) -> str:

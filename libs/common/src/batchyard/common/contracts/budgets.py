@@ -12,6 +12,8 @@ from batchyard.common.contracts.access import Limits
 from batchyard.common.contracts.base import Command, Contract
 from batchyard.common.contracts.batches import Usage
 
+SPENT_MAX = 100
+
 
 class KeyLimits(Contract):
     """A key, and what it may do."""
@@ -105,3 +107,29 @@ class GetBudgets(Command[BudgetReport]):
 
     key: KeyLimits | None = None
     running: tuple[RunningUsage, ...] = ()
+
+
+class SpentScope(Contract):
+    """A team, or a key of it, and the duration after which its spending counts from zero again."""
+
+    team: str = Field(max_length=512)
+    key_id: str | None = Field(default=None, max_length=64)
+    budget_duration: str | None = Field(default=None, max_length=16)
+
+
+class SpentReport(Contract):
+    """What each was charged in its present period, corrections included, in the order of the question."""
+
+    currency: str
+    spent: tuple[Decimal, ...]
+
+
+class GetSpent(Command[SpentReport]):
+    """What teams and keys have spent, whether they have a budget or not. A tenant asks about itself and its keys alone;
+    sent for `ALL_TENANTS`, about any."""
+
+    noun: ClassVar = "budgets"
+    verb: ClassVar = "spent"
+    result: ClassVar = SpentReport
+
+    scopes: tuple[SpentScope, ...] = Field(max_length=SPENT_MAX)

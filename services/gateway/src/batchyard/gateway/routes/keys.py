@@ -22,6 +22,7 @@ from batchyard.gateway.document import refusals
 from batchyard.gateway.key_request import DeleteKeys, GenerateKey, NameKey, RegenerateKey, UpdateKey
 from batchyard.gateway.keys import Made
 from batchyard.gateway.request_bodies import json_body
+from batchyard.gateway.spent import spent_by
 
 router = APIRouter(tags=["Keys"], prefix="/key")
 
@@ -85,7 +86,7 @@ async def get_key_info(
         found = own
     else:
         found = caller.gateway.keys.named(key, only=None if caller.identity.is_admin else own)
-    return KeyInfo(key=found.key_id, info=_shown(caller, found))
+    return KeyInfo(key=found.key_id, info=(await _with_spend(caller, [found]))[0])
 
 
 @router.get("/list")
@@ -100,14 +101,14 @@ async def list_keys(
 ) -> KeyPage:
     """The keys, newest first, by their IDs or whole."""
     keys = caller.gateway.directory.newest_keys(team_id or None)
-    shown = [_shown(caller, key) for key in keys if not key_alias or key.key_alias == key_alias]
-    shown = [key for key in shown if status is None or key.status == status]
-    wanted = shown[(page - 1) * size : page * size]
+    named = [key for key in keys if not key_alias or key.key_alias == key_alias]
+    found = [key for key in named if status is None or _shown(caller, key).status == status]
+    wanted = found[(page - 1) * size : page * size]
     return KeyPage(
-        keys=wanted if return_full_object else [key.token for key in wanted],
-        total_count=len(shown),
+        keys=await _with_spend(caller, wanted) if return_full_object else [key.key_id for key in wanted],
+        total_count=len(found),
         current_page=page,
-        total_pages=-(-len(shown) // size),
+        total_pages=-(-len(found) // size),
     )
 
 
@@ -117,6 +118,11 @@ async def _body(model: type[B], request: Request, caller: Caller) -> B:
 
 def _shown(caller: Caller, key: Key) -> ShownKey:
     return shown_key(key, caller.gateway.clock.now())
+
+
+async def _with_spend(caller: Caller, keys: list[Key]) -> list[ShownKey]:
+    now, spent = caller.gateway.clock.now(), await spent_by(caller.gateway.commands, keys)
+    return [shown_key(key, now, spend) for key, spend in zip(keys, spent, strict=True)]
 
 
 def _with_secret(caller: Caller, made: Made) -> NewSecret:
