@@ -1,18 +1,25 @@
 """The main job, timed: one batch through a whole Batchyard on this machine, against the simulator.
 
     .venv/bin/python benchmarks/main_job.py [--lines 50000] [--latency 0.0]
+    .venv/bin/python benchmarks/main_job.py --lines 20000 --fixed 32 64 128 256 --rounds 2
 
 Prints lines per second, and the most memory that each process has held. Everything shares the machine's cores, the
 simulator and this client included, so the figure is a lower bound of what the runner can drive.
+
+With `--fixed` the job is also run with a fixed number of requests in flight, each in turn with the limit that Batchyard
+finds by itself, in systems of their own before the same simulator; prints how the found limit compares with the best.
 """
 
 import argparse
 import asyncio
 import json
+import os
+import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
+from statistics import median
 
 import httpx
 
@@ -38,7 +45,8 @@ def input_lines(count: int) -> bytes:
     return "\n".join(lines).encode()
 
 
-async def main_job(stack: RunningStack, content: bytes, count: int) -> None:
+async def main_job(stack: RunningStack, content: bytes, count: int) -> float:
+    """Run the job; lines per second from the batch's creation to its end."""
     async with httpx.AsyncClient(base_url=f"{stack.url}/v1", timeout=300, trust_env=False) as http:
         began = time.perf_counter()
         upload = await http.post("/files", data={"purpose": "batch"}, files={"file": ("in.jsonl", content)})
@@ -63,7 +71,8 @@ async def main_job(stack: RunningStack, content: bytes, count: int) -> None:
     print(f"{batch['status']}, {batch['request_counts']}, every custom_id exactly once: {exact}")
     print(f"upload {uploaded - began:6.2f} s   {len(content) / 1e6:.1f} MB")
     print(f"batch  {done - uploaded:6.2f} s   {count / (done - uploaded):,.0f} lines/s")
-    print(f"fetch  {fetched - done:6.2f} s")
+    print(f"fetch  {fetched - done:6.2f} s", flush=True)
+    return count / (done - uploaded)
 
 
 def peak_mib(pid: int) -> float:
@@ -72,14 +81,27 @@ def peak_mib(pid: int) -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
+def environment(fixed: int | None) -> dict[str, str]:
+    """The settings of a run: None for the limit that is found."""
+    if fixed is None:
+        return {}
+    return {"BATCHYARD_ADAPTIVE_CONCURRENCY": "false", "BATCHYARD_MAX_PARALLEL_REQUESTS": str(fixed)}
+
+
+def name_of(fixed: int | None) -> str:
+    return "the limit is found" if fixed is None else f"{fixed} in flight"
+
+
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", type=int, default=50_000)
     parser.add_argument("--latency", type=float, default=0.0, help="seconds that the simulator takes for an answer")
+    parser.add_argument("--fixed", type=int, nargs="+", default=[], help="numbers in flight to compare with")
+    parser.add_argument("--rounds", type=int, default=1, help="how often everything is run")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         sim = await asyncio.create_subprocess_exec(
-            *("batchyard", "sim", "--port", "0", "--base-latency", str(options.latency)),
+            *(sys.executable, "-m", "batchyard.cli", "sim", "--port", "0", "--base-latency", str(options.latency)),
             stdout=asyncio.subprocess.PIPE,
         )
         assert sim.stdout is not None
@@ -90,14 +112,26 @@ async def main() -> None:
             f"model_list:\n  - model_name: {MODEL}\n    litellm_params:\n"
             f"      model: hosted_vllm/{MODEL}\n      api_base: {api_base}\n"
         )
+        content = input_lines(options.lines)
+        speeds: dict[int | None, list[float]] = defaultdict(list)
         try:
-            async with running_stack(Path(directory) / "data", config=config) as stack:
-                await main_job(stack, input_lines(options.lines), options.lines)
-                for name, pid in stack.pids.items():
-                    print(f"peak memory of {name:<12} {peak_mib(pid):6.0f} MiB")
+            for number in range(options.rounds):
+                for fixed in (None, *options.fixed):
+                    data = Path(directory) / f"data-{number}-{fixed}"
+                    async with running_stack(data, config=config, environment=environment(fixed)) as stack:
+                        print(f"\n{name_of(fixed)}, load {os.getloadavg()[0]:.1f}")
+                        speeds[fixed].append(await main_job(stack, content, options.lines))
+                        for name, pid in stack.pids.items():
+                            print(f"peak memory of {name:<12} {peak_mib(pid):6.0f} MiB", flush=True)
         finally:
             sim.terminate()
             await sim.wait()
+    if options.fixed:
+        print()
+        for fixed, found in speeds.items():
+            print(f"{name_of(fixed):<18} {median(found):8,.0f} lines/s  ({', '.join(f'{one:,.0f}' for one in found)})")
+        best = max(options.fixed, key=lambda fixed: median(speeds[fixed]))
+        print(f"against {name_of(best)}: {median(speeds[None]) / median(speeds[best]):.2f}")
 
 
 if __name__ == "__main__":
