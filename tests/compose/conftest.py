@@ -16,6 +16,7 @@ from support.compose import ComposeProject, compose_project, why_not
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeProject]:
     if reason := why_not():
         pytest.skip(reason)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every request
+    for client in ("httpx", "httpx2"):  # ours, and that of the SDK: a line for every request
+        logging.getLogger(client).setLevel(logging.WARNING)
     with compose_project(tmp_path_factory.mktemp("compose")) as project:
         yield project
