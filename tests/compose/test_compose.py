@@ -1,6 +1,7 @@
 """The main job, and the death of each container in the middle of it, on docker-compose.yml as it stands."""
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -20,6 +21,7 @@ pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 
 LINES = 3000
 _SECONDS = 240.0
+_log = logging.getLogger(__name__)
 
 
 @pytest.fixture
@@ -82,9 +84,11 @@ def billed_once(project: ComposeProject, batch: Batch, lines: int = LINES) -> No
 
 
 def test_the_main_job(project: ComposeProject, client: OpenAI) -> None:
+    started = time.monotonic()
     batch = submit(client)
     answered_once(client, batch)
     billed_once(project, batch)
+    _log.info("%5.1f s  %d lines, from the upload to the results and the bill", time.monotonic() - started, LINES)
 
 
 @pytest.mark.parametrize("how", [ComposeProject.restart, ComposeProject.kill], ids=["restarts", "is-killed"])
