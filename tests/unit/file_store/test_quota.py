@@ -15,6 +15,7 @@ from batchyard.common.contracts.files import CreateFile, DeleteFile, File, OpenP
 from batchyard.common.contracts.uploads import CancelUpload
 from batchyard.common.errors import QuotaExceeded
 from batchyard.common.messaging.records import Entry
+from batchyard.common.refusals import STORAGE_REFUSALS
 from batchyard.common.subjects import encode_token
 from batchyard.file_store.storage import (
     CLAIM_SECONDS,
@@ -53,8 +54,10 @@ async def test_a_file_that_does_not_fit_is_refused_and_its_bytes_are_removed(rig
     allow(rig, 100)
     await stored(rig, 60)
     place = await rig.upload(b"x" * 41)
+    before = STORAGE_REFUSALS._value.get()
     with pytest.raises(QuotaExceeded) as raised:
         await rig.call(command(place))
+    assert STORAGE_REFUSALS._value.get() == before + 1
     assert raised.value.code == "storage_quota_exceeded"
     assert "the limit of the team is 100 bytes, 60 are stored" in raised.value.message
     assert not await rig.has_bytes(place.object_key)

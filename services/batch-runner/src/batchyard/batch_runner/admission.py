@@ -44,7 +44,7 @@ _GRACE_SECONDS = 120.0
 """For a batch to be made once room was taken for it: longer than any command may take."""
 
 _COUNTED = (BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS)
-_REFUSALS = Counter("batchyard_batches_refused", "Batches refused for want of room, by the reason", ["code"])
+REFUSALS = Counter("batchyard_batches_refused", "Batches refused for want of room, by the reason", ["code"])
 _log = get_logger(__name__)
 
 
@@ -97,7 +97,7 @@ class Admission:
                 await self._reserve(applicant)
                 crash_point("limits.reserved")
         except TooManyRequests as error:
-            _REFUSALS.labels(error.code).inc()
+            REFUSALS.labels(error.code).inc()
             _log.info("batch.refused_at_limit", tenant=applicant.tenant, code=error.code, reason=error.message)
             raise
 

@@ -35,7 +35,7 @@ from batchyard.common.messaging.topology import EVENTS
 
 _GRACE_SECONDS = 120
 _UNBILLED_SECONDS = 3600
-_REFUSALS = Counter("batchyard_budget_refusals", "Batches refused because a budget is used up", ["scope"])
+REFUSALS = Counter("batchyard_budget_refusals", "Batches refused because a budget is used up", ["scope"])
 _NO_LIMITS = Limits()
 _log = get_logger(__name__)
 
@@ -79,7 +79,7 @@ class Budgets:
         if lack is None:
             return Reservation(amount=amount, currency=currency)
         if not command.planned:
-            _REFUSALS.labels("team" if lack.scope.key_id is None else "key").inc()
+            REFUSALS.labels("team" if lack.scope.key_id is None else "key").inc()
             _log.info("budget.refused", tenant=tenant, batch=command.batch_id, scope=lack.scope.name)
             end = lack.scope.period.end
             raise QuotaExceeded(lack.sentence(), retry_after=None if end is None else max(1, math.ceil(end - now)))

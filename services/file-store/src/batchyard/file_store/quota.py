@@ -6,10 +6,11 @@ from contextlib import aclosing
 from batchyard.common.clock import Clock
 from batchyard.common.contracts.files import GetStorage, StorageReport
 from batchyard.common.contracts.uploads import UploadStatus
-from batchyard.common.errors import ServiceUnavailable
+from batchyard.common.errors import QuotaExceeded, ServiceUnavailable
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.records import Records, RevisionConflict
 from batchyard.common.messaging.teams import Teams
+from batchyard.common.refusals import STORAGE_REFUSALS
 from batchyard.common.subjects import decode_token, encode_token
 from batchyard.file_store.storage import (
     Claim,
@@ -60,6 +61,7 @@ class Quota:
         entry = await self._storage.get(encode_token(tenant))
         used = (entry.value if entry is not None else await self._counted(tenant)).total
         if used >= limit:
+            STORAGE_REFUSALS.inc()
             raise exceeded(limit, used, None)
         return limit - used
 
@@ -86,7 +88,11 @@ class Quota:
         for _ in range(_ATTEMPTS):
             entry = await self._storage.get(key)
             record = entry.value if entry is not None else await self._counted(tenant)
-            changed = claimed(record, raw_id, claim, limit)
+            try:
+                changed = claimed(record, raw_id, claim, limit)
+            except QuotaExceeded:
+                STORAGE_REFUSALS.inc()
+                raise
             try:
                 if entry is None:
                     await self._storage.create(key, changed)

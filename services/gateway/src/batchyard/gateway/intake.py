@@ -10,6 +10,7 @@ from batchyard.common.contracts.files import CreateFile, File, OpenPlace, Purpos
 from batchyard.common.errors import InvalidRequest, PayloadTooLarge, QuotaExceeded
 from batchyard.common.first_line import FirstLine
 from batchyard.common.objects import ObjectTooLarge
+from batchyard.common.refusals import STORAGE_REFUSALS
 from batchyard.gateway.bodies import body_chunks, check_encoding, declared_length
 from batchyard.gateway.caller import Caller
 from batchyard.gateway.deposit import Deposit
@@ -146,6 +147,8 @@ def max_bytes_of(purpose: Purpose | None, settings: GatewaySettings) -> int:
 
 
 def no_room(room: int) -> QuotaExceeded:
+    """A refusal that file-store does not hear of."""
+    STORAGE_REFUSALS.inc()
     return QuotaExceeded(
         f"Storage quota exceeded: the team has room for {room:,} more bytes. Please delete files that you no longer "
         "need, or ask for a higher limit.",
