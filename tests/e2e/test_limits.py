@@ -149,37 +149,49 @@ async def test_a_keys_own_limits_hold_within_its_teams(yard: Yard, sim: RunningS
     assert (await client.batches.retrieve(first.id)).id == first.id
 
 
-async def test_batches_pause_while_the_budget_is_spent(yard: Yard, exits: AsyncExitStack) -> None:
-    """What is in flight ends, nothing new is sent, and it goes on when the budget is raised."""
+async def test_batches_pause_while_a_budget_is_spent(yard: Yard, exits: AsyncExitStack) -> None:
+    """The team's or the key's. What is in flight ends, nothing new is sent, and all goes on when it is raised."""
     sim = await yard.sim(base_latency=0.1)
     bank = await open_bank(yard, sim, exits, max_parallel_requests=4, budget_interval=0.2, flush_interval=0.2)
-    client = await bank.client(team_id="crew", max_budget=1000, pause_over_budget=True)
+    limited: dict[str, Any] = {"max_budget": 1000, "pause_over_budget": True}
+    clients = [await bank.client(team_id="crew", **limited), await bank.client(team_id="troop", key=limited)]
+    keys = await bank.system.call("GET", "/key/list", params={"team_id": "troop"})
     lines = b"\n".join(request_line(f"r{number}", "hi") for number in range(120))
-    file = await client.files.create(
-        file=("in.jsonl", lines), purpose="batch", extra_headers={"x-litellm-model": MODEL}
-    )
-    batch = await create(client, file.id)
+    batches = []
+    for client in clients:
+        file = await client.files.create(
+            file=("in.jsonl", lines), purpose="batch", extra_headers={"x-litellm-model": MODEL}
+        )
+        batches.append((client, (await create(client, file.id)).id))
 
-    async def now() -> Any:
-        return await client.batches.retrieve(batch.id)
+    async def now() -> list[Any]:
+        return [await client.batches.retrieve(batch_id) for client, batch_id in batches]
 
-    async def until(condition: Any) -> Any:
+    async def until(condition: Any) -> list[Any]:
         async with asyncio.timeout(60):
-            while not condition(found := await now()):
+            while not all(map(condition, found := await now())):
                 await asyncio.sleep(0.05)
             return found
 
+    async def allow(amount: int) -> None:
+        await bank.admin("/team/update", team_id="crew", max_budget=amount)
+        await bank.admin("/key/update", key=keys["keys"][0], max_budget=amount)
+
+    async def completed() -> list[int]:
+        return [found.request_counts.completed for found in await now()]
+
     await until(lambda found: found.request_counts.completed >= 4)
-    await bank.admin("/team/update", team_id="crew", max_budget=0)
+    await allow(0)
     paused = await until(lambda found: found.model_extra.get("status_reason") is not None)
-    assert "The budget of the team is spent" in paused.model_extra["status_reason"]
-    assert paused.status == "in_progress"
+    for found, whose in zip(paused, ("the team", "the API key"), strict=True):
+        assert f"The budget of {whose} is spent" in found.model_extra["status_reason"]
+        assert found.status == "in_progress"
     await asyncio.sleep(1.0)  # for what was in flight: each takes a tenth of it
-    before = (await now()).request_counts.completed
+    before = await completed()
     await asyncio.sleep(1.5)  # at four at a time, sixty more would have been answered
-    after = (await now()).request_counts.completed
-    assert before == after < 120
-    await bank.admin("/team/update", team_id="crew", max_budget=1000)
-    ended = await until(lambda found: found.status == "completed")
-    assert ended.request_counts.completed == 120
-    assert ended.model_extra["status_reason"] is None
+    assert before == await completed()
+    assert max(before) < 120
+    await allow(1000)
+    for found in await until(lambda found: found.status == "completed"):
+        assert found.request_counts.completed == 120
+        assert found.model_extra["status_reason"] is None

@@ -16,6 +16,7 @@ from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.native.api import NativeApi, NotAnswering, Refused
 from batchyard.batch_runner.native.servers import NativeServers, Undecided
 from batchyard.batch_runner.native.upload import upstream_input
+from batchyard.batch_runner.pauses import Pauses
 from batchyard.batch_runner.results import Results, shard_input
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.shard import ShardRange, ShardTable
@@ -202,6 +203,37 @@ async def test_of_two_runs_at_once_one_batch_remains(
     assert [batch["id"] for batch in left] == [noted.native.batch_id]
     await servers.clean(noted)
     assert server.files == {}
+
+
+class Watched(Pauses):
+    """Tells when somebody waits for a pause to be over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_waited_for = asyncio.Event()
+
+    async def over(self, tenant: str, key_id: str | None) -> None:
+        self.is_waited_for.set()
+        await super().over(tenant, key_id)
+
+
+async def test_nothing_is_begun_at_the_server_during_a_pause(
+    messaging: Messaging, tmp_path: Path, server: BatchServer, api: NativeApi
+) -> None:
+    objects = LocalObjectStore(tmp_path / "objects")
+    servers = await natives(messaging, objects, api, deployment(server))
+    store = BatchStore(messaging.connection, messaging.js, objects)
+    record = await running_batch(store)
+    pauses = Watched()
+    pauses.pause(("t", None), "the budget of the team is spent")
+    where = shard_input(record, await store.table(record), 0)
+    run = servers.run(record, where, ignore, pauses.of("t", None))
+    executing = asyncio.create_task(run.execute())
+    await asyncio.wait_for(pauses.is_waited_for.wait(), 20)
+    assert (server.files, server.batches) == ({}, {})
+    pauses.resume(("t", None))
+    await asyncio.wait_for(executing, 20)
+    assert (await run.settle()).completed == 5
 
 
 async def test_a_batch_that_its_runner_left_is_cancelled_by_whoever_ends_it(

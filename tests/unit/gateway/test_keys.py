@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -14,10 +15,13 @@ from unit.gateway.peers import Recorder
 from unit.gateway.rig import KEY, Served, Start, error_of
 
 from batchyard.common.config import Config
+from batchyard.common.contracts.access import Key, Limits, PausingKey
 from batchyard.common.contracts.batches import ListBatches
 from batchyard.common.contracts.budgets import GetSpent
 from batchyard.common.errors import ConfigurationError, ServiceUnavailable
-from batchyard.common.messaging.topology import KEYS_BUCKET
+from batchyard.common.messaging.records import Records
+from batchyard.common.messaging.teams import PAUSING, open_pausing_keys
+from batchyard.common.messaging.topology import KEYS_BUCKET, TEAMS_BUCKET
 from batchyard.common.service import Messaging
 
 Act = Callable[..., Awaitable[Any]]
@@ -243,6 +247,36 @@ async def test_what_a_key_has_spent_is_shown_while_billing_answers(
         for response in (await http.get("/key/info"), await gateway.http.get("/key/list", params=listing)):
             assert response.status_code == 200
             assert '"spend":null' in response.text
+
+
+async def test_others_are_told_of_a_key_whose_batches_pause(act: Act, messaging: Messaging) -> None:
+    async with open_pausing_keys(messaging.connection) as told:
+        await act("/key/generate", max_budget=5)
+        made = await act("/key/generate", max_budget=5, pause_over_budget=True)
+        assert made["pause_over_budget"] is True
+
+        async def until(*budgets: int) -> None:
+            async with asyncio.timeout(20):
+                while [key.limits.max_budget for key in told.of("default").values()] != list(budgets):
+                    await asyncio.sleep(0.01)
+
+        await until(5)
+        await act("/key/update", key=made["token"], max_budget=7)
+        await until(7)
+        await act("/key/update", key=made["token"], pause_over_budget=False)
+        await until()
+
+
+async def test_what_a_gateway_did_not_live_to_tell_is_told_by_the_next(start: Start, messaging: Messaging) -> None:
+    limits = Limits(max_budget=Decimal(5))
+    key = Key(key_id="a" * 64, key_name="sk-...", limits=limits, pause_over_budget=True, created_at=1, updated_at=1)
+    gone = PausingKey(key_id="b" * 64, team_id="default", limits=limits)
+    await Records(messaging.js, KEYS_BUCKET, Key).create(key.key_id, key)
+    await Records(messaging.js, TEAMS_BUCKET, PausingKey).create(f"{PAUSING}.{gone.key_id}", gone)
+    await start()
+    async with open_pausing_keys(messaging.connection) as told, asyncio.timeout(20):
+        while set(told.of("default")) != {key.key_id}:
+            await asyncio.sleep(0.01)
 
 
 async def test_only_the_master_key_administrates(gateway: Served, act: Act, subtests: pytest.Subtests) -> None:

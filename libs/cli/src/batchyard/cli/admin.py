@@ -27,6 +27,10 @@ Models = Annotated[
     list[str] | None,
     typer.Option("--model", help="A model it may use: a name, an alias or a pattern; repeatable. [default: all]"),
 ]
+Pause = Annotated[
+    bool | None,
+    typer.Option("--pause-over-budget/--run-over-budget", help="Pause running batches when the budget is spent."),
+]
 _LIMITS: dict[str, Any] = {
     "max_budget": Annotated[float | None, typer.Option(min=0, help="May be spent, in the currency of the prices.")],
     "soft_budget": Annotated[float | None, typer.Option(min=0, help="May be spent before an event warns.")],

@@ -45,12 +45,15 @@ def create(
     alias: Alias = None,
     model: admin.Models = None,
     duration: Duration = None,
+    pause_over_budget: admin.Pause = None,
     as_json: admin.AsJson = False,
     *,
     limits: dict[str, Any],
 ) -> None:
     """Make a key. Its secret is printed to stdout, and can never be shown again."""
-    wanted = limits | admin.said(team_id=team, key_alias=alias, models=model, duration=duration)
+    wanted = limits | admin.said(
+        team_id=team, key_alias=alias, models=model, duration=duration, pause_over_budget=pause_over_budget
+    )
     with admin.failures_told():
         _show_secret(gateway_of(context).post("/key/generate", wanted), as_json)
 
@@ -100,12 +103,13 @@ def update(
     alias: Alias = None,
     model: admin.Models = None,
     duration: Annotated[str | None, typer.Option(help="How long it lives from now on: 12h, 30d, 6mo.")] = None,
+    pause_over_budget: admin.Pause = None,
     as_json: admin.AsJson = False,
     *,
     limits: dict[str, Any],
 ) -> None:
     """Change what a key may do. What is not named stays as it is."""
-    wanted = limits | admin.said(key_alias=alias, models=model, duration=duration)
+    wanted = limits | admin.said(key_alias=alias, models=model, duration=duration, pause_over_budget=pause_over_budget)
     _send(context, "/key/update", name, as_json, **wanted)
 
 

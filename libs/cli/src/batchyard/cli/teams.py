@@ -30,10 +30,6 @@ app = typer.Typer(
 
 Name = Annotated[str, typer.Argument(help="The team's ID.")]
 Alias = Annotated[str | None, typer.Option(help="A name to show.")]
-Pause = Annotated[
-    bool | None,
-    typer.Option("--pause-over-budget/--run-over-budget", help="Pause running batches when the budget is spent."),
-]
 
 
 @app.command("create")
@@ -43,7 +39,7 @@ def create(
     name: Name,
     alias: Alias = None,
     model: admin.Models = None,
-    pause_over_budget: Pause = None,
+    pause_over_budget: admin.Pause = None,
     as_json: admin.AsJson = False,
     *,
     limits: dict[str, Any],
@@ -100,7 +96,7 @@ def update(
     name: Name,
     alias: Alias = None,
     model: admin.Models = None,
-    pause_over_budget: Pause = None,
+    pause_over_budget: admin.Pause = None,
     as_json: admin.AsJson = False,
     *,
     limits: dict[str, Any],

@@ -48,7 +48,7 @@ from batchyard.common.errors import ServiceUnavailable
 from batchyard.common.health import Check, HealthChecks
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.commands import CommandClient
-from batchyard.common.messaging.teams import open_teams
+from batchyard.common.messaging.teams import open_pausing_keys, open_teams
 from batchyard.common.messaging.topology import steps_consumer
 from batchyard.common.objects import open_objects
 from batchyard.common.operations import expose, ready_when
@@ -74,6 +74,7 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
         open_objects(settings) as objects,
         open_messaging(SERVICE, settings) as messaging,
         open_teams(messaging.connection) as teams,
+        open_pausing_keys(messaging.connection) as pausing_keys,
         AiohttpUpstream(settings.request_timeout, settings.max_response_bytes) as upstream,
         NativeApi(settings.request_timeout, clock) as native_api,
         _open_fleet(Fleet(config, settings, upstream, clock)) as fleet,
@@ -124,7 +125,14 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
                 retention = Retention(store, commands, settings, clock)
                 reconciler = Reconciler(store, admission, standings, retention, settings, clock)
                 budgets = BudgetWatch(
-                    store, batches, teams, commands, pauses, reconciler.unfinished, settings.budget_interval
+                    store,
+                    batches,
+                    teams,
+                    pausing_keys,
+                    commands,
+                    pauses,
+                    reconciler.unfinished,
+                    settings.budget_interval,
                 )
                 await _work(
                     settings,

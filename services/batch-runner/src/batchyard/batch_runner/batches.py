@@ -137,7 +137,9 @@ class Batches:
     async def _why_it_waits(self, record: BatchRecord, running: Sequence[ShardProgress]) -> str | None:
         if record.status is BatchStatus.IN_PROGRESS and (gone := await self._unconfigured(record)):
             return _unconfigured_reason(gone, is_mixed=record.model is None)
-        paused = self._pauses.reason(record.tenant) if record.native is None else None
+        # What a server runs whole already runs on there.
+        runs_there = record.native is not None and record.native.batch_id is not None
+        paused = None if runs_there else self._pauses.reason(record.tenant, record.key_id)
         return paused or _reason(record, running)
 
     async def _unconfigured(self, record: BatchRecord) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""Pausing the batches of teams that have spent their budget, for those that want it so (`pause_over_budget`).
+"""Pausing the batches of teams and keys that have spent their budget, for those that want it so (`pause_over_budget`).
 
 Nothing is written down: every runner finds out by itself, again and again, from billing and from what running batches
 have used so far. A batch that is paused sends nothing new; what is in flight ends. It goes on when the budget is
@@ -6,18 +6,20 @@ raised, or when its period is over.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.batches import Batches
-from batchyard.batch_runner.pauses import Pauses
+from batchyard.batch_runner.pauses import Pauses, Whose
+from batchyard.common.contracts.access import PausingKey
 from batchyard.common.contracts.batches import BatchStatus
-from batchyard.common.contracts.budgets import Budget, GetBudgets, RunningUsage
+from batchyard.common.contracts.budgets import Budget, GetBudgets, KeyLimits, RunningUsage
 from batchyard.common.errors import ApiError
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.commands import CommandClient
-from batchyard.common.messaging.teams import Teams
+from batchyard.common.messaging.teams import PausingKeys, Teams
 from batchyard.common.tasks import unless
 
 _log = get_logger(__name__)
@@ -26,7 +28,7 @@ Unfinished = Callable[[], Iterable[tuple[str, str]]]
 
 
 class BudgetWatch:
-    """Asks billing for the teams that want to be paused, every `interval` seconds.
+    """Asks billing for the teams and keys that want to be paused, every `interval` seconds.
 
     Args:
         unfinished: Tenant and raw ID of every batch that has something left to do.
@@ -38,6 +40,7 @@ class BudgetWatch:
         store: BatchStore,
         batches: Batches,
         teams: Teams,
+        keys: PausingKeys,
         commands: CommandClient,
         pauses: Pauses,
         unfinished: Unfinished,
@@ -46,6 +49,7 @@ class BudgetWatch:
         self._store = store
         self._batches = batches
         self._teams = teams
+        self._keys = keys
         self._commands = commands
         self._pauses = pauses
         self._unfinished = unfinished
@@ -65,37 +69,60 @@ class BudgetWatch:
         """Pause and resume as the budgets are now. Raises ApiError."""
         by_tenant: dict[str, list[str]] = {}
         for tenant, raw_id in list(self._unfinished()):
-            if self._wants_pause(tenant):
+            if self._wants_pause(tenant) or self._pausing(tenant):
                 by_tenant.setdefault(tenant, []).append(raw_id)
-        for tenant in self._pauses.tenants - by_tenant.keys():
-            self._pauses.resume(tenant)
+        running: dict[Whose, list[RunningUsage]] = {}
         for tenant, raw_ids in by_tenant.items():
-            reason = _reason(await self._budget(tenant, raw_ids))
+            for raw_id in raw_ids:
+                await self._gather(tenant, raw_id, running)
+        for whose in self._pauses.all - running.keys():
+            self._pauses.resume(whose)
+        for whose, used in running.items():
+            reason = await self._reason(whose, used)
             if reason is None:
-                self._pauses.resume(tenant)
+                self._pauses.resume(whose)
             else:
-                self._pauses.pause(tenant, reason)
+                self._pauses.pause(whose, reason)
 
     def _wants_pause(self, tenant: str) -> bool:
         team = self._teams.get(tenant)
         return team is not None and team.pause_over_budget and team.limits.max_budget is not None
 
-    async def _budget(self, tenant: str, raw_ids: Iterable[str]) -> Budget:
-        running = []
-        for raw_id in raw_ids:
-            record = await self._store.get(tenant, raw_id)
-            if record is not None and record.status is BatchStatus.IN_PROGRESS:
-                usage = (await self._batches.live(record)).usage
-                if usage is not None:
-                    running.append(RunningUsage(model=record.model, usage=usage))
-        return (await self._commands.call(tenant, GetBudgets(running=tuple(running)))).team
+    def _pausing(self, tenant: str) -> dict[str, PausingKey]:
+        return {key_id: key for key_id, key in self._keys.of(tenant).items() if key.limits.max_budget is not None}
+
+    async def _gather(self, tenant: str, raw_id: str, running: dict[Whose, list[RunningUsage]]) -> None:
+        """Add what a batch has used to those whose budgets pause it."""
+        record = await self._store.get(tenant, raw_id)
+        if record is None:
+            return
+        whose: list[Whose] = [(tenant, None)] if self._wants_pause(tenant) else []
+        if record.key_id in self._pausing(tenant):
+            whose.append((tenant, record.key_id))
+        used = []
+        if whose and record.status is BatchStatus.IN_PROGRESS:
+            usage = (await self._batches.live(record)).usage
+            used = [] if usage is None else [RunningUsage(model=record.model, usage=usage)]
+        for each in whose:
+            running.setdefault(each, []).extend(used)
+
+    async def _reason(self, whose: Whose, running: Sequence[RunningUsage]) -> str | None:
+        """Why those batches are to pause; None if their budget is not spent."""
+        tenant, key_id = whose
+        key = None if key_id is None else self._keys.get(key_id)
+        limits = None if key is None else KeyLimits(key_id=key.key_id, limits=key.limits)
+        report = await self._commands.call(tenant, GetBudgets(key=limits, running=tuple(running)))
+        if key_id is None:
+            return _reason(report.team, report.team.running, "the team")
+        return None if report.key is None else _reason(report.key, report.team.running, "the API key")
 
 
-def _reason(budget: Budget) -> str | None:
-    if budget.max_budget is None or budget.spent + budget.running < budget.max_budget:
+def _reason(budget: Budget, running: Decimal, whose: str) -> str | None:
+    """`running` is what the batches in question have used so far."""
+    if budget.max_budget is None or budget.spent + running < budget.max_budget:
         return None
     until = "until it is raised"
     if budget.resets_at is not None:
         moment = datetime.fromtimestamp(budget.resets_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         until = f"{until} or reset at {moment}"
-    return f"The budget of the team is spent. The requests wait {until}; none is lost."
+    return f"The budget of {whose} is spent. The requests wait {until}; none is lost."

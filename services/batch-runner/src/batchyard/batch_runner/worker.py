@@ -165,12 +165,12 @@ class Worker:
         run: ShardRun | NativeRun
         try:
             with pool.claimed(record.tenant, record.raw_id) as claim:
+                pause = self._pauses.of(record.tenant, record.key_id)
                 if record.native is None:
                     memory = self.open_shards.memory_bytes
-                    pause = self._pauses.of(record.tenant)
                     run = ShardRun(shard_to_run, self._store.objects, self._settings, report, claim, memory, pause)
                 else:
-                    run = self._natives.run(record, shard_to_run, report)
+                    run = self._natives.run(record, shard_to_run, report, pause)
                 with self._registered(record, run), self._deadline(record, run):
                     if isinstance(run, NativeRun):
                         return await self._run_natively(record, run)

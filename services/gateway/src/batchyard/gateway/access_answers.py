@@ -42,6 +42,7 @@ class ShownKey(ShownLimits, ShownSpend):
     key_alias: str | None
     team_id: str
     models: list[str]
+    pause_over_budget: bool
     metadata: dict[str, Any]
     status: Literal["active", "blocked", "expired"]
     blocked: bool
@@ -136,6 +137,7 @@ def _key(key: Key, now: float) -> dict[str, Any]:
         "key_alias": key.key_alias,
         "team_id": key.team_id,
         "models": list(key.models),
+        "pause_over_budget": key.pause_over_budget,
         "metadata": key.metadata,
         "status": "blocked" if key.blocked else "expired" if is_expired else "active",
         "blocked": key.blocked,

@@ -28,6 +28,7 @@ from batchyard.gateway.gateway import Gateway
 from batchyard.gateway.key_aliases import KeyAliases
 from batchyard.gateway.keys import Keys
 from batchyard.gateway.model_rules import ModelRules
+from batchyard.gateway.pausing_keys import PausingKeyWriter, keeping_told
 from batchyard.gateway.request_context import RequestContext
 from batchyard.gateway.request_limits import RequestLimits
 from batchyard.gateway.routes import (
@@ -90,6 +91,7 @@ async def open_gateway(settings: GatewaySettings, config: Config) -> AsyncIterat
         open_objects(settings) as objects,
         open_messaging(SERVICE, settings) as messaging,
         open_directory(messaging.connection) as directory,
+        keeping_told(messaging.connection, directory, pausing := PausingKeyWriter(messaging.js)),
         HealthChecks(
             SERVICE, {"nats": messaging.check, "object_store": objects.check}, settings.health_timeout
         ) as health,
@@ -105,7 +107,7 @@ async def open_gateway(settings: GatewaySettings, config: Config) -> AsyncIterat
             objects=objects,
             health=health,
             keyring=Keyring(config.master_key, directory, clock),
-            keys=Keys(directory, KeyAliases(messaging.js), clock),
+            keys=Keys(directory, KeyAliases(messaging.js), pausing, clock),
             teams=Teams(directory, clock),
             directory=directory,
             model_rules=ModelRules(config),

@@ -23,6 +23,7 @@ class KeyFields(LimitFields):
 
     key_alias: Alias | None = Field(default=None, description="Names the key; no two keys may have the same")
     models: Models | None = Field(default=None, description="It may use these alone: names, aliases, patterns with `*`")
+    pause_over_budget: bool | None = Field(default=None, description="Pause running batches when the budget is spent")
     metadata: Metadata | None = None
     blocked: bool | None = None
 

@@ -14,6 +14,7 @@ from batchyard.gateway.directory import Directory
 from batchyard.gateway.key_aliases import KeyAliases, alias_taken
 from batchyard.gateway.key_request import GenerateKey, KeyFields, RegenerateKey, UpdateKey
 from batchyard.gateway.key_secret import PREFIX, digest_of, mask, name_of, new_secret
+from batchyard.gateway.pausing_keys import PausingKeyWriter
 
 _MAX_SECRETS = 8
 _log = get_logger(__name__)
@@ -30,8 +31,9 @@ class Made:
 class Keys:
     """Makes, changes and removes keys. Each act is one write, and one line in the log."""
 
-    def __init__(self, directory: Directory, aliases: KeyAliases, clock: Clock) -> None:
+    def __init__(self, directory: Directory, aliases: KeyAliases, pausing: PausingKeyWriter, clock: Clock) -> None:
         self._directory = directory
+        self._pausing = pausing
         self._aliases = aliases
         self._clock = clock
 
@@ -82,6 +84,8 @@ class Keys:
         if key.key_alias is not None and not await self._aliases.is_of(key.key_alias, key.key_id):
             await self._directory.keys.remove(key.key_id)
             raise alias_taken(key.key_alias, key.key_id)
+        if key.pause_over_budget:
+            await self._pausing.tell(key.key_id)
         self._tell("key.generated", key)
         return Made(key, secret)
 
@@ -98,6 +102,9 @@ class Keys:
             return changed
 
         changed = await self._change(key, change)
+        crash_point("key.changed")
+        if key.pause_over_budget or changed.pause_over_budget:
+            await self._pausing.tell(key.key_id)
         if wanted.key_alias is not None and not await self._aliases.is_of(wanted.key_alias, key.key_id):
             await self._change(key, lambda now: now.model_copy(update={"key_alias": key.key_alias}))
             raise alias_taken(wanted.key_alias, key.key_id)
@@ -144,6 +151,8 @@ class Keys:
         """Remove keys; their IDs."""
         for key in keys:
             await self._directory.keys.remove(key.key_id)
+            if key.pause_over_budget:
+                await self._pausing.tell(key.key_id)
             self._tell("key.deleted", key)
         return [key.key_id for key in keys]
 
@@ -174,11 +183,12 @@ class Keys:
 
 
 def _with_fields(key: Key, wanted: KeyFields) -> Key:
-    said = given(wanted, ("key_alias", "models", "metadata", "blocked"))
+    said = given(wanted, ("key_alias", "models", "pause_over_budget", "metadata", "blocked"))
     return key.model_copy(
         update={
             "key_alias": said.get("key_alias", key.key_alias),
             "models": tuple(said["models"] or ()) if "models" in said else key.models,
+            "pause_over_budget": bool(said.get("pause_over_budget", key.pause_over_budget)),
             "metadata": (said["metadata"] or {}) if "metadata" in said else key.metadata,
             "blocked": bool(said["blocked"]) if "blocked" in said else key.blocked,
             "limits": wanted.limits(key.limits),

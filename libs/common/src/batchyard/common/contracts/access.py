@@ -91,6 +91,7 @@ class Key(Contract):
         key_name: The newest secret as it may be shown: its beginning and its last characters.
         secrets: Those that open the gateway, the newest first: a rotation adds one.
         models: The models it may name, within what its team may; none: all of those.
+        pause_over_budget: Whether its batches that run are paused when its budget is spent.
         expires_at: When it stops to work by itself. None: never.
     """
 
@@ -101,8 +102,18 @@ class Key(Contract):
     team_id: str = DEFAULT_TENANT
     models: tuple[str, ...] = ()
     limits: Limits = Limits()
+    pause_over_budget: bool = False
     blocked: bool = False
     metadata: dict[str, Any] = Field(default_factory=dict)
     created_at: float
     updated_at: float
     expires_at: float | None = None
+
+
+class PausingKey(Contract):
+    """A key whose batches pause when its budget is spent: what others than the gateway must know of it beside the
+    commands made under it, as a budget may be raised while they run."""
+
+    key_id: str
+    team_id: str
+    limits: Limits

@@ -86,7 +86,8 @@ class _Entries(Generic[M]):
 
 
 class Mirror(Generic[M]):
-    """The records of one bucket whose keys are one token. Reading it asks nobody; made current by `mirroring`.
+    """The records of one bucket whose keys are one token, or one more than `under`. Reading it asks nobody;
+    made current by `mirroring`.
 
     While NATS is away it shows what was there before.
 
@@ -94,11 +95,14 @@ class Mirror(Generic[M]):
         bucket: Whose records.
         model: What they are.
         names_of: What a record is found by beside its key; no two have a name in common.
+        under: The first token of the keys, which is no part of them here.
     """
 
-    def __init__(self, bucket: str, model: type[M], names_of: NamesOf[M] = lambda _: ()) -> None:
+    def __init__(
+        self, bucket: str, model: type[M], names_of: NamesOf[M] = lambda _: (), under: str | None = None
+    ) -> None:
         self._bucket = bucket
-        self._prefix = f"$KV.{bucket}."
+        self._prefix = f"$KV.{bucket}." if under is None else f"$KV.{bucket}.{under}."
         self._model = model
         self._names_of = names_of
         self._entries = _Entries(names_of)
@@ -225,14 +229,14 @@ class Mirror(Generic[M]):
 
 @asynccontextmanager
 async def mirroring(
-    connection: Client, bucket: str, model: type[M], names_of: NamesOf[M] = lambda _: ()
+    connection: Client, bucket: str, model: type[M], names_of: NamesOf[M] = lambda _: (), under: str | None = None
 ) -> AsyncIterator[Mirror[M]]:
     """A mirror that is loaded, and kept current while the context is open.
 
     Raises:
         ServiceUnavailable: The bucket could not be read.
     """
-    mirror = Mirror(bucket, model, names_of)
+    mirror = Mirror(bucket, model, names_of, under)
     follower = asyncio.create_task(mirror.follow(connection))
     try:
         await mirror.loaded()

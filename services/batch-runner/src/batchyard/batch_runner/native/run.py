@@ -20,6 +20,7 @@ from batchyard.batch_runner.native.documents import UpstreamBatch, UpstreamFile
 from batchyard.batch_runner.native.outcome import missing, write_parts
 from batchyard.batch_runner.native.patience import GROWTH, Patience
 from batchyard.batch_runner.native.upload import upstream_input
+from batchyard.batch_runner.pauses import Pause
 from batchyard.batch_runner.run import NOT_RUN, ShardInput, Stop
 from batchyard.batch_runner.segments import Kind
 from batchyard.batch_runner.settings import MIB, RunnerSettings
@@ -55,7 +56,8 @@ def upload_name(raw_id: str) -> str:
 class NativeRun:
     """One run of one batch, which is its own single shard; it offers what `ShardRun` offers.
 
-    `on_checkpoint` is told how far the server is, whenever that has changed.
+    `on_checkpoint` is told how far the server is, whenever that has changed. While `pause` is on nothing is begun at
+    the server. What has been begun runs on there: the Batch API has no pause, and what is cancelled never goes on.
     """
 
     def __init__(
@@ -65,7 +67,9 @@ class NativeRun:
         shard: ShardInput,
         find_deployment: Callable[[], Deployment | None],
         on_checkpoint: Callable[[ShardProgress], Awaitable[None]],
+        pause: Pause | None = None,
     ) -> None:
+        self._pause = pause
         self._tools = tools
         self._record = record
         self._shard = shard
@@ -169,7 +173,13 @@ class NativeRun:
             await asyncio.sleep(self._tools.settings.native_poll_first)
         return deployment
 
+    async def _unpaused(self) -> None:
+        if self._pause is not None:
+            await self._pause.over()
+
     async def _upload(self, deployment: Deployment) -> None:
+        if self._note.file_id is None:
+            await self._unpaused()
         await self._amend(NativeNote.uploading)
         if self._note.file_id is not None:
             return
@@ -192,6 +202,8 @@ class NativeRun:
         """Have the server run the batch; one that has too much to do for now is asked again."""
         first, cap = self._tools.settings.native_poll_first, self._tools.settings.native_poll_cap
         while True:
+            if self._note.batch_id is None:
+                await self._unpaused()
             await self._create(deployment)
             await self._follow(deployment, first, cap)
             if self._seen is None or not self._seen.batch.is_turned_away:

@@ -12,6 +12,7 @@ from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.native.api import NativeApi, NotAnswering, Refused
 from batchyard.batch_runner.native.run import NativeRun, NativeTools, upload_name
+from batchyard.batch_runner.pauses import Pause
 from batchyard.batch_runner.run import ShardInput
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.tally import ShardProgress
@@ -109,10 +110,14 @@ class NativeServers:
         return None
 
     def run(
-        self, record: BatchRecord, shard: ShardInput, on_checkpoint: Callable[[ShardProgress], Awaitable[None]]
+        self,
+        record: BatchRecord,
+        shard: ShardInput,
+        on_checkpoint: Callable[[ShardProgress], Awaitable[None]],
+        pause: Pause | None = None,
     ) -> NativeRun:
         """A run of a batch on the server that was chosen for it."""
-        return NativeRun(self._tools, record, shard, lambda: self._deployment(record), on_checkpoint)
+        return NativeRun(self._tools, record, shard, lambda: self._deployment(record), on_checkpoint, pause)
 
     @contextmanager
     def counted(self, record: BatchRecord) -> Iterator[None]:
