@@ -210,9 +210,9 @@ def test_a_second_signal_kills_at_once(services: FakeServices, tmp_path: Path) -
     data = tmp_path / "data"
     with running_up("--data-dir", str(data), "--port", "0", extra=services.environment) as (process, _):
         gateway = next(
-            int(stat.parent.name)
-            for stat in Path("/proc").glob("[0-9]*/cmdline")
-            if b"batchyard.gateway" in _content(stat) and str(data).encode() in _content(stat.with_name("environ"))
+            int(command.parent.name)
+            for command in Path("/proc").glob("[0-9]*/cmdline")
+            if b"batchyard.gateway" in _content(command) and _output(command.parent) == data / "logs" / "gateway.log"
         )
         os.kill(gateway, signal.SIGSTOP)
         process.send_signal(signal.SIGINT)
@@ -228,6 +228,14 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:
         return b""
+
+
+def _output(process: Path) -> Path | None:
+    """Where a process' output goes."""
+    try:
+        return (process / "fd" / "1").readlink()
+    except OSError:
+        return None
 
 
 def test_its_version_is_told() -> None:

@@ -3,12 +3,13 @@
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from batchyard.cli import tether
+from batchyard.cli.forking import forks, is_forked
+from batchyard.cli.tether import tethered
 
 LOG_LIMIT = 10 * 1024 * 1024
 _TAIL_BYTES = 16 * 1024
@@ -24,6 +25,7 @@ class Program:
         environment: All of its environment: nothing is inherited besides.
         log: The file that its output is appended to.
         stage: Programs of a higher stage are stopped first.
+        module: The module that `command` runs, where that is all it does.
     """
 
     name: str
@@ -31,12 +33,24 @@ class Program:
     environment: Mapping[str, str]
     log: Path
     stage: int = 0
+    module: str | None = None
+
+
+class _Running(Protocol):
+    """What asyncio's processes and the forked ones have in common."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def returncode(self) -> int | None: ...
+    async def wait(self) -> int: ...
+    def send_signal(self, signal: int, /) -> None: ...
 
 
 class Process:
     """A started program. Its session is its own, so that the terminal's Ctrl-C does not reach it."""
 
-    def __init__(self, program: Program, process: asyncio.subprocess.Process, log_start: int) -> None:
+    def __init__(self, program: Program, process: _Running, log_start: int) -> None:
         self.program = program
         self._process = process
         self._log_start = log_start
@@ -48,16 +62,7 @@ class Process:
         log = os.open(program.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         start = os.fstat(log).st_size  # before the program can have written anything
         try:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", tether.__file__, str(os.getpid())),
-                *program.command,
-                env=program.environment,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-            return cls(program, process, start)
+            return cls(program, await _run(program, log), start)
         finally:
             os.close(log)
 
@@ -89,6 +94,19 @@ class Process:
     def last_lines(self, count: int = 20) -> list[str]:
         """The end of what this run has written."""
         return last_lines(self.program.log, count, self._log_start)
+
+
+async def _run(program: Program, log: int) -> _Running:
+    if program.module is not None and is_forked(program.module, program.environment):
+        return await forks.start(program.module, program.environment, log)
+    return await asyncio.create_subprocess_exec(
+        *tethered(program.command),
+        env=program.environment,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
 
 
 def last_lines(path: Path, count: int = 20, start: int = 0) -> list[str]:

@@ -157,6 +157,7 @@ def _service(
         environment=environment,
         log=layout.log(name),
         stage=Stage.EDGE if name == GATEWAY else Stage.SERVICE,
+        module=MODULES[name],
     )
 
 

@@ -11,8 +11,14 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
 _PR_SET_PDEATHSIG = 1
+
+
+def tethered(command: Sequence[str]) -> tuple[str, ...]:
+    """The command that runs another one, given by its absolute path, for as long as this process lives."""
+    return (sys.executable, "-I", "-S", __file__, str(os.getpid()), *command)
 
 
 def main() -> None:
