@@ -111,10 +111,10 @@ class Leftovers:
 
 
 async def read_events(stack: RunningStack) -> tuple[dict[str, BatchEvent], list[BudgetEvent]]:
-    """The ends of batches, by the ID of the event, and what was told of budgets: all that the stream has."""
+    """The ends of batches, by the ID of the event, and what was told of budgets: all that the stream has, each once."""
     connection = await nats.connect(stack.nats.url, token=stack.nats.token, connect_timeout=5, max_reconnect_attempts=3)
     ends: dict[str, BatchEvent] = {}
-    budgets: list[BudgetEvent] = []
+    budgets: dict[str, BudgetEvent] = {}
     try:
         js = connection.jetstream(timeout=5)
         pending = (await js.stream_info(EVENTS)).state.messages
@@ -123,14 +123,15 @@ async def read_events(stack: RunningStack) -> tuple[dict[str, BatchEvent], list[
             for message in await messages.fetch(min(pending, 100), timeout=10):
                 pending = message.metadata.num_pending
                 if ".budgets." in message.subject:
-                    budgets.append(BudgetEvent.model_validate_json(message.data))
+                    told = BudgetEvent.model_validate_json(message.data)
+                    budgets[told.id] = told
                     continue
                 event = BatchEvent.model_validate_json(message.data)
                 if event.status.is_terminal:
                     ends[event.id] = event
     finally:
         await connection.close()
-    return ends, budgets
+    return ends, list(budgets.values())
 
 
 async def _keys(js: JetStreamContext, bucket: str) -> list[str]:
