@@ -234,6 +234,25 @@ def test_one_cut_has_to_show_its_effect_before_the_next() -> None:
     assert {limit for limit, _, _ in found} == {32}
 
 
+def test_after_refusals_nothing_is_left_free_for_others_who_had_been_there_before() -> None:
+    """Two runners were at the server, which then refused for a while; the other one has gone."""
+    limiter, now = Limiter(16, 16), 0.0
+
+    def look(others: int, throttled: int) -> int:
+        nonlocal now
+        now += PERIOD
+        running = limiter.limit
+        done = running * 2
+        seen = Observation(now, running, done, 0, done * 0.2, Load(running + others, 0), throttled=throttled)
+        return limiter.observe(seen).limit
+
+    for _ in range(20):
+        look(14, 0)
+    while look(0, 1) > 1:
+        pass
+    assert [look(0, 0) for _ in range(40)][-1] == 16
+
+
 @given(st.lists(st.tuples(st.integers(0, 600), st.integers(0, 50), st.floats(0, 90), st.booleans()), max_size=60))
 def test_the_limit_stays_within_its_bounds_whatever_is_seen(seen: list[tuple[int, int, float, bool]]) -> None:
     limiter = Limiter(32, 48, least=2)

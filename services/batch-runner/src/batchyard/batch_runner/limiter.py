@@ -193,6 +193,7 @@ class Limiter:
         decision = self._cut_to(seen, 0.5 * self._limit, reason)
         if decision is not None:
             self._is_full(float(seen.in_flight + seen.siblings) + seen.others)
+            self._peak = seen.others  # what it took before it refused says nothing of what others will need
         return decision
 
     def _cut_to(self, seen: Observation, limit: float, reason: Reason) -> Decision | None:
