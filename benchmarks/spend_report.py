@@ -45,7 +45,7 @@ GROUPS = ("team", "key", "model", "day", "metadata.project", "tag")
 
 
 def entries(count: int) -> Iterator[dict[str, Any]]:
-    """Rows of the ledger, the same ones each time."""
+    """Rows of the ledger, the same ones each time, in the order in which their batches end."""
     rng = random.Random(1)
     for number in range(count):
         key = rng.randrange(200)
@@ -65,7 +65,7 @@ def entries(count: int) -> Iterator[dict[str, Any]]:
             currency="USD",
             price_version="0123456789abcdef",
             batch_created_at=MONTH,
-            finished_at=MONTH + rng.randrange(SECONDS),
+            finished_at=MONTH + SECONDS * number // count,
             recorded_at=MONTH,
             metadata={"project": f"project-{rng.randrange(40)}"},
         )
