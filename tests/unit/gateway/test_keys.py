@@ -19,6 +19,7 @@ from batchyard.common.contracts.access import Key, Limits, PausingKey
 from batchyard.common.contracts.batches import ListBatches
 from batchyard.common.contracts.budgets import GetSpent
 from batchyard.common.errors import ConfigurationError, ServiceUnavailable
+from batchyard.common.messaging.mirror import Mirror
 from batchyard.common.messaging.records import Records
 from batchyard.common.messaging.teams import PAUSING, open_pausing_keys
 from batchyard.common.messaging.topology import KEYS_BUCKET, TEAMS_BUCKET
@@ -154,6 +155,27 @@ async def test_two_gateways_give_an_alias_to_one_key(gateway: Served, start: Sta
     assert statuses in ([200, 409], [409, 409])
     keys = (await gateway.http.get("/key/list", params=wish)).json()["keys"]
     assert len(keys) == statuses.count(200)
+
+
+async def test_who_administrates_finds_at_once_what_another_gateway_has_made(
+    gateway: Served, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other gateway hears of nothing here, as one does for a moment that has lost its watch."""
+    monkeypatch.setattr(Mirror, "_note", lambda *_: None)
+    other = await start()
+
+    async def act(server: Served, path: str, **body: Any) -> Any:
+        response = await server.http.post(path, json=body)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    await act(gateway, "/team/new", team_id="search")
+    made = await act(other, "/key/generate", team_id="search")
+    await act(gateway, "/team/new", team_id="find")
+    listed = await other.http.get("/spend/prices", headers={"x-batchyard-team": "find"})
+    assert listed.status_code != 404
+    await act(gateway, "/key/update", key=made["token"], max_batches=1)
+    await act(gateway, "/key/delete", keys=[made["key"]])
 
 
 async def test_an_alias_is_free_again_once_its_key_is_gone(act: Act) -> None:

@@ -10,7 +10,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from batchyard.common.contracts.access import Limits
 from batchyard.common.contracts.base import Command
-from batchyard.common.errors import PermissionDenied, ServiceUnavailable
+from batchyard.common.errors import NotFound, PermissionDenied, ServiceUnavailable
 from batchyard.gateway.auth import TEAM_HEADER, Identity
 from batchyard.gateway.gateway import Gateway
 from batchyard.gateway.request_context import exchange_of
@@ -77,7 +77,14 @@ async def identify(
     Raises what `Keyring.identify` does, and Refused when the key or its team makes too many requests.
     """
     presented = bearer.credentials if bearer is not None else api_key
-    identity = gateway.keyring.identify(presented, request.headers.get(TEAM_HEADER))
+    team_id = request.headers.get(TEAM_HEADER)
+    try:
+        identity = gateway.keyring.identify(presented, team_id)
+    except NotFound:
+        # Who has the master key may name a team that another gateway has made just now.
+        if team_id is None or not await gateway.directory.look_up_team(team_id):
+            raise
+        identity = gateway.keyring.identify(presented, team_id)
     exchange = exchange_of(request.scope)
     try:
         admitted = gateway.request_limits.admit(identity)

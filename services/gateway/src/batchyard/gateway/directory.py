@@ -32,6 +32,18 @@ class Book(Generic[M]):
         """The record called `name`."""
         return self._mirror.get(encode_token(name)) if 0 < len(name) <= _LONGEST_NAME else None
 
+    async def look_up(self, name: str) -> M | None:
+        """The record called `name`, asked for in NATS where this process has not heard of it: another gateway may have
+        made it just now. For who administrates alone: whoever guesses names would be no work for us but for NATS."""
+        known = self.get(name)
+        if known is not None or not 0 < len(name) <= _LONGEST_NAME:
+            return known
+        entry = await self._records.get(encode_token(name))
+        if entry is None:
+            return None
+        self._mirror.learn(entry)
+        return entry.value
+
     def find(self, name: str) -> M | None:
         """The record that has `name` among its other names."""
         return self._mirror.find(name)
@@ -69,6 +81,10 @@ class Directory:
     def has_team(self, team_id: str) -> bool:
         """Whether a key may belong to a team. The first one needs no record."""
         return team_id == DEFAULT_TENANT or self.teams.get(team_id) is not None
+
+    async def look_up_team(self, team_id: str) -> bool:
+        """The same, for who administrates: asked in NATS as well."""
+        return team_id == DEFAULT_TENANT or await self.teams.look_up(team_id) is not None
 
     def newest_keys(self, team_id: str | None) -> list[Key]:
         """The keys of a team, or of all, the newest first."""

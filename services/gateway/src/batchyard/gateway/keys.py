@@ -42,11 +42,17 @@ class Keys:
 
         With `only`, any other key is as if it did not exist. Raises NotFound.
         """
-        digest = digest_of(name.encode()) if name.startswith(PREFIX) else name
+        digest = _digest_in(name)
         key = self._directory.keys.get(digest) or self._directory.keys.find(digest)
         if key is None or (only is not None and key.key_id != only.key_id):
             raise NotFound(f"No such key: {mask(name)}", param="key", code="key_not_found")
         return key
+
+    async def known(self, name: str) -> Key:
+        """The same, for who administrates: a key that another gateway has made just now is known by its ID or its first
+        secret. Raises NotFound."""
+        await self._directory.keys.look_up(_digest_in(name))
+        return self.named(name)
 
     def aliased(self, alias: str) -> Key:
         """The key of that alias. Raises NotFound."""
@@ -62,7 +68,7 @@ class Keys:
             NotFound: There is no such team.
             Conflict: Another key has the alias.
         """
-        if not self._directory.has_team(wanted.team_id):
+        if not await self._directory.look_up_team(wanted.team_id):
             raise NotFound(f"No such team: {wanted.team_id}", param="team_id", code="team_not_found")
         now = self._clock.now()
         secret = new_secret()
@@ -91,7 +97,7 @@ class Keys:
 
     async def update(self, wanted: UpdateKey) -> Key:
         """Change what a key may do. Raises NotFound, or Conflict when another key has the alias."""
-        key = self.named(wanted.key)
+        key = await self.known(wanted.key)
         await self._claim(wanted.key_alias, key.key_id)
         now = self._clock.now()
 
@@ -114,7 +120,7 @@ class Keys:
         """Let a key open nothing, or let it again. Raises NotFound."""
         now = self._clock.now()
         key = await self._change(
-            self.named(name), lambda key: key.model_copy(update={"blocked": blocked, "updated_at": now})
+            await self.known(name), lambda key: key.model_copy(update={"blocked": blocked, "updated_at": now})
         )
         return self._told("key.blocked" if blocked else "key.unblocked", key)
 
@@ -124,7 +130,7 @@ class Keys:
         One write does both, so that a rotation is never half done. Raises NotFound, or Conflict when too many secrets
         of the key are still in their grace period.
         """
-        key = self.named(wanted.key)
+        key = await self.known(wanted.key)
         now = self._clock.now()
         secret = new_secret()
         newest = Secret(digest=digest_of(secret.encode()))
@@ -194,6 +200,10 @@ def _with_fields(key: Key, wanted: KeyFields) -> Key:
             "limits": wanted.limits(key.limits),
         }
     )
+
+
+def _digest_in(name: str) -> str:
+    return digest_of(name.encode()) if name.startswith(PREFIX) else name
 
 
 def _end(duration: str | None, now: float) -> float | None:

@@ -21,9 +21,9 @@ class Teams:
         self._directory = directory
         self._clock = clock
 
-    def named(self, team_id: str) -> Team:
+    async def named(self, team_id: str) -> Team:
         """The team of that ID. Raises NotFound."""
-        team = self._directory.teams.get(team_id)
+        team = await self._directory.teams.look_up(team_id)
         if team is None:
             raise _missing(team_id)
         return team

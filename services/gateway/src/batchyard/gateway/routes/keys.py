@@ -67,7 +67,7 @@ async def delete_keys(request: Request, caller: TheAdmin) -> DeletedKeys:
     """Remove keys for good; none, if one of them is unknown. Files and batches are their team's, and stay."""
     wanted = await _body(DeleteKeys, request, caller)
     keys = caller.gateway.keys
-    found = [*map(keys.named, wanted.keys), *map(keys.aliased, wanted.key_aliases)]
+    found = [await keys.known(name) for name in wanted.keys] + [keys.aliased(alias) for alias in wanted.key_aliases]
     return DeletedKeys(deleted_keys=await keys.delete(list({key.key_id: key for key in found}.values())))
 
 
@@ -84,8 +84,10 @@ async def get_key_info(
         if own is None:
             raise NotFound("The master key has no record: name a 'key'.", param="key", code="key_not_found")
         found = own
+    elif caller.identity.is_admin:
+        found = await caller.gateway.keys.known(key)
     else:
-        found = caller.gateway.keys.named(key, only=None if caller.identity.is_admin else own)
+        found = caller.gateway.keys.named(key, only=own)
     return KeyInfo(key=found.key_id, info=(await _with_spend(caller, [found]))[0])
 
 

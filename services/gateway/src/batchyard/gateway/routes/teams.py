@@ -50,14 +50,14 @@ async def delete_teams(request: Request, caller: TheAdmin) -> DeletedTeams:
     """Remove teams that have no keys. Their files and batches stay, and are those of a new team of the same ID."""
     wanted = parse(DeleteTeams, await read_json(request, caller.gateway.settings))
     teams = caller.gateway.teams
-    found = [teams.named(team_id) for team_id in dict.fromkeys(wanted.team_ids)]
+    found = [await teams.named(team_id) for team_id in dict.fromkeys(wanted.team_ids)]
     return DeletedTeams(deleted_teams=await teams.delete(found))
 
 
 @router.get("/info", responses=refusals(404))
 async def get_team_info(caller: TheAdmin, team_id: Annotated[str, Query(min_length=1, max_length=128)]) -> TeamInfo:
     """A team and its keys."""
-    team, keys = caller.gateway.teams.named(team_id), caller.gateway.directory.newest_keys(team_id)
+    team, keys = await caller.gateway.teams.named(team_id), caller.gateway.directory.newest_keys(team_id)
     now = caller.gateway.clock.now()
     spend, *of_keys = await spent_by(caller.gateway.commands, [team, *keys])
     shown = [shown_key(key, now, of_key) for key, of_key in zip(keys, of_keys, strict=True)]
