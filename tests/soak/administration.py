@@ -1,5 +1,6 @@
 """Who has the master key: makes teams and keys while all is being struck, and changes them in the middle."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -87,14 +88,14 @@ class Administrator:
             found = await self.master.json("GET", "/key/list", params={"key_alias": alias})
             made = await self.master.json("POST", "/key/regenerate", json={"key": found["keys"][0]})
         self.ids[alias] = made["token"]
-        return self._client(made["key"])
+        return await self._client_with(made["key"])
 
     async def _rotate(self) -> None:
         body = {"key": self.ids[OPEN], "grace_period": GRACE}
         client = self.clients[OPEN]
         made: Any = await self.master.json("POST", "/key/regenerate", json=body)
-        self.rotated = self._client(client.secret)
-        client.secret = made["key"]
+        rotated = await self._client_with(made["key"])
+        self.rotated, client.secret = self._client(client.secret), rotated.secret
         self.diary.old_ends = datetime.fromisoformat(made["old_secret_expires"]).timestamp() + 1  # told in seconds
 
     async def _revoke(self) -> None:
@@ -112,6 +113,21 @@ class Administrator:
             await self.master.request("POST", "/team/update", json={"team_id": team, **body})
 
         return update
+
+    async def _client_with(self, secret: str) -> Client:
+        """A client with a new secret, once every gateway knows it."""
+        client = self._client(secret)
+        for url in client.urls:
+            alone = Client(client.http, (url,), secret)
+            while True:
+                try:
+                    await alone.request("GET", "/v1/models")
+                    break
+                except Refused as refused:
+                    if refused.status != httpx.codes.UNAUTHORIZED:
+                        raise
+                    await asyncio.sleep(0.1)
+        return client
 
     def _client(self, secret: str) -> Client:
         return Client(self.master.http, self.master.urls, secret)
