@@ -10,10 +10,18 @@ from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.common.contracts.batches import BatchStatus
 from batchyard.common.errors import ServiceUnavailable
 from batchyard.common.ids import new_raw_id
-from batchyard.common.messaging.topology import EVENTS, WORK
+from batchyard.common.messaging.topology import (
+    EVENTS,
+    STEPS,
+    STEPS_CONSUMER,
+    WORK,
+    declare_consumer,
+    steps_consumer,
+)
 from batchyard.common.object_keys import batch_prefix
 from batchyard.common.objects import LocalObjectStore
 from batchyard.common.service import Messaging
+from batchyard.common.settings import Settings
 
 ENDED = BatchStatus.COMPLETED
 
@@ -93,3 +101,28 @@ async def test_what_is_written_for_a_batch_that_was_swept_is_removed(store: Batc
     await store.objects.put(f"{batch_prefix(record.tenant, record.raw_id)}input", b"line")
     await store.tidy_up(record)
     assert [info async for info in store.objects.list(batch_prefix(record.tenant, record.raw_id))] == []
+
+
+async def test_a_step_that_is_acknowledged_and_still_there_is_queued_anew(
+    store: BatchStore, messaging: Messaging, record: BatchRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a killed server leaves one: no server does so on demand, so what it says of its consumer is made up here."""
+    js = messaging.js
+    await declare_consumer(js, steps_consumer(Settings()))
+    await store.queue_step("t", record.raw_id)
+    assert await store.has_step("t", record.raw_id)
+    assert await store.queue_stranded_steps() == 0
+    told = await js.consumer_info(STEPS, STEPS_CONSUMER)
+    assert told.ack_floor is not None
+    stranded = (await js.stream_info(STEPS)).state.last_seq
+    told.ack_floor.stream_seq = stranded
+
+    async def consumer_info(*_: object) -> object:
+        return told
+
+    monkeypatch.setattr(js, "consumer_info", consumer_info)
+    assert not await store.has_step("t", record.raw_id)
+    assert await store.queue_stranded_steps() == 1
+    state = (await js.stream_info(STEPS)).state
+    assert (state.messages, state.first_seq) == (1, stranded + 1)
+    assert await store.has_step("t", record.raw_id)

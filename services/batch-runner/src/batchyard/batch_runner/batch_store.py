@@ -28,6 +28,7 @@ from batchyard.common.messaging.topology import (
     PROGRESS_BUCKET,
     SHARDS_BUCKET,
     STEPS,
+    STEPS_CONSUMER,
     WORK,
 )
 from batchyard.common.object_keys import BATCHES_PREFIX, batch_prefix, parse_batch_key
@@ -160,12 +161,36 @@ class BatchStore:
     async def has_step(self, tenant: str, raw_id: str) -> bool:
         """Whether a wish to move the batch waits or is being worked on."""
         try:
-            await self._js.get_last_msg(STEPS, subjects.step(tenant, raw_id))
+            message = await self._js.get_last_msg(STEPS, subjects.step(tenant, raw_id))
+            return message.seq is not None and message.seq > await self._acknowledged_steps()
         except NotFoundError:
             return False
         except (Error, OSError) as error:
             raise ServiceUnavailable("The step queue did not answer.") from error
-        return True
+
+    async def queue_stranded_steps(self) -> int:
+        """Queue the wishes anew that nobody would get any more; how many."""
+        queued = 0
+        try:
+            acknowledged = await self._acknowledged_steps()
+            for _ in range((await self._js.stream_info(STEPS)).state.messages):
+                first = (await self._js.stream_info(STEPS)).state.first_seq
+                if first > acknowledged:
+                    break
+                message = await self._js.get_msg(STEPS, first)
+                assert message.subject is not None
+                await self._publish(message.subject, message.data or b"", STEPS)  # it takes the place of the old one
+                queued += 1
+        except NotFoundError:
+            return queued  # it went in this moment
+        except (Error, OSError) as error:
+            raise ServiceUnavailable("The step queue did not answer.") from error
+        return queued
+
+    async def _acknowledged_steps(self) -> int:
+        """The sequence up to which all steps are acknowledged. A NATS server that is killed between an acknowledgement
+        and what follows keeps both it and the message, which is then there and is delivered to nobody."""
+        return int((await self._js.consumer_info(STEPS, STEPS_CONSUMER)).ack_floor.stream_seq)
 
     async def queue_shard(self, record: BatchRecord, shard: int) -> None:
         """Queue a shard, unless it is queued or running already."""

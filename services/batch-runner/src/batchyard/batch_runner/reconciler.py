@@ -112,6 +112,8 @@ class Reconciler:
             await asyncio.sleep(self._settings.orphan_sweep_interval)
             older_than = datetime.fromtimestamp(self._clock.now() - self._settings.orphan_min_age, UTC)
             try:
+                if stranded := await self._store.queue_stranded_steps():
+                    _log.info("steps.queued_anew", steps=stranded)
                 removed = await self._store.remove_orphans(older_than)
                 await self._retention.sweep()
             except (ServiceUnavailable, ObjectStoreError) as error:
