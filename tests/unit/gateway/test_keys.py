@@ -279,7 +279,7 @@ async def test_others_are_told_of_a_key_whose_batches_pause(act: Act, messaging:
 
         async def until(*budgets: int) -> None:
             async with asyncio.timeout(20):
-                while [key.limits.max_budget for key in told.of("default").values()] != list(budgets):
+                while [key.limits.max_budget for key in told] != list(budgets):
                     await asyncio.sleep(0.01)
 
         await until(5)
@@ -297,7 +297,7 @@ async def test_what_a_gateway_did_not_live_to_tell_is_told_by_the_next(start: St
     await Records(messaging.js, TEAMS_BUCKET, PausingKey).create(f"{PAUSING}.{gone.key_id}", gone)
     await start()
     async with open_pausing_keys(messaging.connection) as told, asyncio.timeout(20):
-        while set(told.of("default")) != {key.key_id}:
+        while {one.key_id for one in told} != {key.key_id}:
             await asyncio.sleep(0.01)
 
 

@@ -6,14 +6,13 @@ raised, or when its period is over.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.batches import Batches
 from batchyard.batch_runner.pauses import Pauses, Whose
-from batchyard.common.contracts.access import PausingKey
 from batchyard.common.contracts.batches import BatchStatus
 from batchyard.common.contracts.budgets import Budget, GetBudgets, KeyLimits, RunningUsage
 from batchyard.common.errors import ApiError
@@ -67,14 +66,12 @@ class BudgetWatch:
 
     async def look(self) -> None:
         """Pause and resume as the budgets are now. Raises ApiError."""
-        by_tenant: dict[str, list[str]] = {}
-        for tenant, raw_id in list(self._unfinished()):
-            if self._wants_pause(tenant) or self._pausing(tenant):
-                by_tenant.setdefault(tenant, []).append(raw_id)
         running: dict[Whose, list[RunningUsage]] = {}
-        for tenant, raw_ids in by_tenant.items():
-            for raw_id in raw_ids:
-                await self._gather(tenant, raw_id, running)
+        keys = {key.key_id: key.team_id for key in self._keys if key.limits.max_budget is not None}
+        teams = set(keys.values())
+        for tenant, raw_id in list(self._unfinished()):
+            if self._wants_pause(tenant) or tenant in teams:
+                await self._gather(tenant, raw_id, keys, running)
         for whose in self._pauses.all - running.keys():
             self._pauses.resume(whose)
         for whose, used in running.items():
@@ -88,16 +85,15 @@ class BudgetWatch:
         team = self._teams.get(tenant)
         return team is not None and team.pause_over_budget and team.limits.max_budget is not None
 
-    def _pausing(self, tenant: str) -> dict[str, PausingKey]:
-        return {key_id: key for key_id, key in self._keys.of(tenant).items() if key.limits.max_budget is not None}
-
-    async def _gather(self, tenant: str, raw_id: str, running: dict[Whose, list[RunningUsage]]) -> None:
-        """Add what a batch has used to those whose budgets pause it."""
+    async def _gather(
+        self, tenant: str, raw_id: str, keys: Mapping[str, str], running: dict[Whose, list[RunningUsage]]
+    ) -> None:
+        """Add what a batch has used to those whose budgets pause it; `keys` are such keys, with their teams."""
         record = await self._store.get(tenant, raw_id)
         if record is None:
             return
         whose: list[Whose] = [(tenant, None)] if self._wants_pause(tenant) else []
-        if record.key_id in self._pausing(tenant):
+        if record.key_id is not None and keys.get(record.key_id) == tenant:
             whose.append((tenant, record.key_id))
         used = []
         if whose and record.status is BatchStatus.IN_PROGRESS:

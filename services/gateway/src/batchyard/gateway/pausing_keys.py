@@ -12,7 +12,7 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 
 from batchyard.common.contracts.access import Key, PausingKey
-from batchyard.common.errors import ServiceUnavailable
+from batchyard.common.errors import ApiError
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.records import Records, RevisionConflict
 from batchyard.common.messaging.teams import PAUSING, PausingKeys, open_pausing_keys
@@ -41,7 +41,7 @@ class PausingKeyWriter:
                     return await self._tell(key_id)
                 except RevisionConflict:
                     continue
-        except ServiceUnavailable as error:
+        except ApiError as error:
             _log.warning("pausing_key.untold", key_id=key_id, reason=str(error))
 
     async def _tell(self, key_id: str) -> None:

@@ -45,10 +45,6 @@ class PausingKeys:
     def __init__(self, mirror: Mirror[PausingKey]) -> None:
         self._mirror = mirror
 
-    def of(self, team_id: str) -> dict[str, PausingKey]:
-        """Those of a team, by their IDs."""
-        return {key.key_id: key for key in self._mirror.values() if key.team_id == team_id}
-
     def get(self, key_id: str) -> PausingKey | None:
         return self._mirror.get(encode_token(key_id))
 
