@@ -59,6 +59,7 @@ async def test_the_life_of_a_key(gateway: Served, run: Run) -> None:
     _, listed, _ = await run("keys", "list")
     assert "nightly" in listed
     assert f"sk-...{secret.strip()[-4:]}" in listed
+    assert "unknown" in listed, "there is no billing here to say what it has spent"
     _, shown, _ = await run("keys", "show", "nightly", "--json")
     info = json.loads(shown)
     assert (info["team_id"], info["rpm_limit"]) == ("search", 600)

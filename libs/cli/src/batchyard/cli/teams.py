@@ -58,12 +58,13 @@ def list_teams(context: typer.Context, as_json: admin.AsJson = False) -> None:
         admin.show_json(teams)
         return
     admin.show_rows(
-        ("team", "alias", "models", "budget", "blocked"),
+        ("team", "alias", "models", "spent", "budget", "blocked"),
         (
             (
                 team["team_id"],
                 team["team_alias"] or "",
                 ", ".join(team["models"]) or "all",
+                admin.spent(team),
                 "none"
                 if team["max_budget"] is None
                 else f"{team['max_budget']:g} / {team['budget_duration'] or 'ever'}",
