@@ -166,12 +166,6 @@ def show_rows(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     console.out.print(table)
 
 
-def spent(members: dict[str, Any]) -> str:
-    """What a key or team has spent, while billing tells it; gateways from before do not know of it."""
-    spend = members.get("spend")
-    return "unknown" if spend is None else f"{spend:g}"
-
-
 def show_object(members: dict[str, Any], as_json: bool) -> None:
     if as_json:
         show_json(members)

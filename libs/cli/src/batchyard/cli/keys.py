@@ -71,14 +71,13 @@ def list_keys(
         admin.show_json(keys)
         return
     admin.show_rows(
-        ("alias", "secret", "team", "models", "spent", "status", "expires", "ID"),
+        ("alias", "secret", "team", "models", "status", "expires", "ID"),
         (
             (
                 key["key_alias"] or "",
                 key["key_name"],
                 key["team_id"],
                 ", ".join(key["models"]) or "all",
-                admin.spent(key),
                 key["status"],
                 key["expires"] or "never",
                 key["token"],

@@ -64,7 +64,7 @@ def list_teams(context: typer.Context, as_json: admin.AsJson = False) -> None:
                 team["team_id"],
                 team["team_alias"] or "",
                 ", ".join(team["models"]) or "all",
-                admin.spent(team),
+                "unknown" if team.get("spend") is None else f"{team['spend']:g}",
                 "none"
                 if team["max_budget"] is None
                 else f"{team['max_budget']:g} / {team['budget_duration'] or 'ever'}",
