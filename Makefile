@@ -6,6 +6,8 @@ FUZZ_TARGETS ?= line planner answer ids tokens multipart disposition
 FUZZ_SECONDS ?= 60
 # Most tests wait for processes; the files of the others are few enough to leave room on two cores.
 TESTS_AT_ONCE ?= 3
+# In the order of their names, so that whole systems come first, and many small files last: all end together.
+DISTRIBUTED := --dist loadfile --no-loadscope-reorder
 PYTHON ?= python3
 SOURCES := libs services tests benchmarks docs deploy examples
 
@@ -28,7 +30,7 @@ demo: setup ## Run the main job: a JSONL file in, every line answered, results a
 	@$(RUN)batchyard demo $(ARGS)
 
 test: setup ## Run the tests, several files at once (ARGS= for pytest)
-	@$(RUN)pytest --numprocesses $(TESTS_AT_ONCE) --dist loadfile $(ARGS)
+	@$(RUN)pytest --numprocesses $(TESTS_AT_ONCE) $(DISTRIBUTED) $(ARGS)
 
 test-faults: setup ## Run the tests of crashes and outages alone, the latter for half a minute each
 	@OUTAGE_SECONDS=30 $(RUN)pytest tests/faults $(ARGS)
