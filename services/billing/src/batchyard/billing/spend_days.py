@@ -6,7 +6,7 @@ from sqlalchemy import FromClause, Select, Table, func, literal, select, text, u
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from batchyard.billing.database import Database
-from batchyard.billing.spend_rows import AMOUNTS, KEYS
+from batchyard.billing.spend_rows import ENTRIES
 from batchyard.billing.tables import Word, budget_days, spend_by_day
 
 
@@ -41,13 +41,8 @@ async def _count(connection: AsyncConnection, rows: FromClause) -> int:
     return int(await connection.scalar(select(func.count()).select_from(rows)) or 0)
 
 
-def _by_day() -> Select[Any]:
-    rows = select(*(column.label(name) for name, column in (KEYS | AMOUNTS).items())).subquery("rows")
-    return _summed(rows, spend_by_day)
-
-
 def _budgets() -> Select[Any]:
-    rows = select(*(column.label(name) for name, column in (KEYS | AMOUNTS).items())).subquery("rows")
+    rows = ENTRIES.subquery("rows")
     of_team = select(*(literal("", Word()).label("scope") if name == "scope" else rows.c[name] for name in _BUDGET))
     of_key = select(*(rows.c.key_id.label("scope") if name == "scope" else rows.c[name] for name in _BUDGET))
     return _summed(union_all(of_team, of_key.where(rows.c.key_id != "")).subquery("scopes"), budget_days)
@@ -60,5 +55,5 @@ def _summed(rows: FromClause, table: Table) -> Select[Any]:
 
 
 _BUDGET = tuple(column.name for column in budget_days.c)
-_SUMS = {spend_by_day: _by_day(), budget_days: _budgets()}
+_SUMS = {spend_by_day: _summed(ENTRIES.subquery("rows"), spend_by_day), budget_days: _budgets()}
 """What each table must hold."""

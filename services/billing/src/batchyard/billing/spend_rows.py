@@ -45,6 +45,9 @@ AMOUNTS: dict[str, ColumnElement[Any]] = {
 }
 """What is added up."""
 
+ENTRIES = select(*(column.label(name) for name, column in (KEYS | AMOUNTS).items()))
+"""All entries in the columns of `spend_by_day`."""
+
 
 def rows(selection: Selection, currency: str) -> Subquery:
     """The selected entries in a currency, in the columns of `spend_by_day`, with their metadata."""
@@ -72,7 +75,7 @@ def _entries(selection: Selection, currency: str, period: tuple[int, int] | None
     chosen = [*conditions(selection), table.c.currency == currency]
     if period is not None:
         chosen += [table.c.finished_at >= period[0], table.c.finished_at < period[1]]
-    return select(*(column.label(name) for name, column in (KEYS | AMOUNTS).items())).where(*chosen)
+    return ENTRIES.where(*chosen)
 
 
 def _days(selection: Selection, currency: str, first: int | None, last: int | None) -> Select[Any]:
