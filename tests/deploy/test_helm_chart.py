@@ -13,7 +13,7 @@ import yaml
 
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.billing.settings import BillingSettings
-from batchyard.cli.stack import MODULES
+from batchyard.cli.services import MODULES
 from batchyard.common import subjects
 from batchyard.common.config.load import load_config
 from batchyard.common.messaging.topology import WORK, work_consumer

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from batchyard.cli.stack import MODULES, Nats
+from batchyard.cli.services import MODULES
+from batchyard.cli.stack import Nats
 from batchyard.cli.supervisor import Restart, RestartPolicy, Supervisor
 from batchyard.cli.waiting import until_found
 from batchyard.vllm_sim.testing import RunningSim

@@ -11,7 +11,8 @@ from batchyard.cli.data_dir import held
 from batchyard.cli.process import Program
 from batchyard.cli.readiness import Readiness
 from batchyard.cli.running import RunningStack
-from batchyard.cli.stack import GATEWAY, MODULES, Address, Nats, service_programs, with_port
+from batchyard.cli.services import GATEWAY, MODULES
+from batchyard.cli.stack import Address, Nats, service_programs, with_port
 from batchyard.cli.supervisor import Supervisor
 
 _READY_WITHIN = 120.0

@@ -95,6 +95,17 @@ async def test_a_nursery_that_was_killed_takes_its_children_along_and_another_on
     assert await again.stop(20) == 0
 
 
+async def test_all_that_a_nursery_took_along_come_back_at_once(service: Make) -> None:
+    names = ("file_store", "billing", "batch_runner", "gateway")
+    before = await asyncio.gather(*(Process.start(service(name)) for name in names))
+    os.kill(nursery_of(before[0]), signal.SIGKILL)
+    after = await asyncio.gather(*(Process.start(service(name)) for name in names))
+    assert len({nursery_of(process) for process in after}) == 1
+    for process in (*before, *after):
+        process.send(signal.SIGKILL)
+        await asyncio.wait_for(process.wait(), 20)
+
+
 async def test_a_nursery_that_is_stopped_leaves_nothing_behind(service: Make) -> None:
     process = await Process.start(service())
     forks.stop()

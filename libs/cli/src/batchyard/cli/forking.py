@@ -14,14 +14,13 @@ from pathlib import Path
 
 from batchyard.cli import nursery
 from batchyard.cli.nursery import NUMBER
+from batchyard.cli.services import MODULES
 from batchyard.cli.tether import tethered
-
-SERVICES = ("batchyard.file_store", "batchyard.billing", "batchyard.batch_runner", "batchyard.gateway")
 
 
 def is_forked(module: str, environment: Mapping[str, str]) -> bool:
     """Whether a module may be forked: where that is safe, and unless the environment wants another Python than this."""
-    return sys.platform == "linux" and module in SERVICES and _python(environment) == _python(os.environ)
+    return sys.platform == "linux" and module in MODULES.values() and _python(environment) == _python(os.environ)
 
 
 def _python(environment: Mapping[str, str]) -> dict[str, str]:
@@ -74,8 +73,7 @@ class Forks:
         try:
             try:
                 pid = await self._asked(request.encode(), (output, exits))
-            except ConnectionError:
-                self.stop()
+            except OSError:
                 pid = await self._asked(request.encode(), (output, exits))
         except BaseException:
             os.close(told)
@@ -97,8 +95,13 @@ class Forks:
         if self._nursery is None:
             # Not in another thread: what is tethered dies with the thread that has begun it.
             self._nursery = _begin()
-        _, requests = self._nursery
-        return await asyncio.to_thread(self._ask, requests, request, passed)
+        asked = self._nursery
+        try:
+            return await asyncio.to_thread(self._ask, asked[1], request, passed)
+        except OSError:
+            if self._nursery is asked:  # and not another one's successor to it
+                self.stop()
+            raise
 
     def _ask(self, requests: socket.socket, request: bytes, passed: tuple[int, int]) -> int:
         with self._lock:
@@ -114,7 +117,7 @@ def _begin() -> tuple["subprocess.Popen[bytes]", socket.socket]:
     mine, its = socket.socketpair()
     with its:
         process = subprocess.Popen(
-            tethered((sys.executable, "-P", nursery.__file__, str(its.fileno()), *SERVICES)),
+            tethered((sys.executable, "-P", nursery.__file__, str(its.fileno()), *MODULES.values())),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=(its.fileno(),),

@@ -8,7 +8,6 @@ is the process' ID in four bytes. The first descriptor becomes the process' outp
 code, in four bytes, once it has ended. When SOCKET ends, so do this process and, by the kernel's hand, its children.
 """
 
-import ctypes
 import gc
 import importlib
 import json
@@ -25,8 +24,9 @@ from types import FrameType
 
 from setproctitle import setproctitle, setthreadtitle
 
+from batchyard.cli.tether import die_with
+
 NUMBER = struct.Struct("!i")
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class _Nursery:
             for other in self._exits.values():
                 os.close(other)
             self._requests.close()
-            _tether(parent)
+            die_with(parent)
             return Birth(output=output, **request)
         os.close(output)
         self._exits[child] = exits
@@ -109,13 +109,6 @@ def _read(requests: socket.socket, size: int) -> bytes:
             sys.exit(0)
         content += read
     return bytes(content)
-
-
-def _tether(parent: int) -> None:
-    """Die when the parent does; at once, if it has."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0 or os.getppid() != parent:
-        os._exit(1)
 
 
 def become(birth: Birth) -> None:

@@ -13,16 +13,8 @@ from batchyard.cli.failures import Failure
 from batchyard.cli.nats_server import NatsServer, nats_server_binary
 from batchyard.cli.process import last_lines
 from batchyard.cli.readiness import Readiness
-from batchyard.cli.stack import (
-    GATEWAY,
-    NATS,
-    Address,
-    Layout,
-    Nats,
-    nats_program,
-    service_programs,
-    with_port,
-)
+from batchyard.cli.services import GATEWAY
+from batchyard.cli.stack import NATS, Address, Layout, Nats, nats_program, service_programs, with_port
 from batchyard.cli.supervisor import Supervisor
 from batchyard.cli.waiting import until_found
 

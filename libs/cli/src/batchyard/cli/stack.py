@@ -8,16 +8,10 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from batchyard.cli.process import Program
+from batchyard.cli.services import GATEWAY, MODULES
 from batchyard.cli.supervisor import GRACE
 
 NATS = "nats"
-GATEWAY = "gateway"
-MODULES = {
-    "file-store": "batchyard.file_store",
-    "billing": "batchyard.billing",
-    "batch-runner": "batchyard.batch_runner",
-    GATEWAY: "batchyard.gateway",
-}
 PROGRAMS = (NATS, *MODULES)
 
 _OPERATIONS_PORT = "BATCHYARD_OPERATIONS_PORT"

@@ -21,14 +21,19 @@ def tethered(command: Sequence[str]) -> tuple[str, ...]:
     return (sys.executable, "-I", "-S", __file__, str(os.getpid()), *command)
 
 
+def die_with(parent: int) -> None:
+    """Let the kernel kill this process when its parent dies, and exit at once if it has (Linux)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:
+        sys.exit(1)  # it died before the request was made: no signal will come
+
+
 def main() -> None:
     parent, program = int(sys.argv[1]), sys.argv[2:]
     if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-        if os.getppid() != parent:
-            sys.exit(1)  # it died before the request was made: no signal will come
+        die_with(parent)
     os.execv(program[0], program)  # noqa: S606  the supervisor's own program, and no shell
 
 

@@ -14,7 +14,8 @@ from batchyard.cli import console
 from batchyard.cli.failures import EXIT_MISCONFIGURED, Failure
 from batchyard.cli.following import LogFollower
 from batchyard.cli.running import running_stack
-from batchyard.cli.stack import MODULES, PROGRAMS, Address, Layout
+from batchyard.cli.services import MODULES
+from batchyard.cli.stack import PROGRAMS, Address, Layout
 from batchyard.cli.supervisor import Supervisor
 from batchyard.common.config import Config, load_config
 from batchyard.common.errors import ConfigurationError
