@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections import Counter
+import random
+from collections import Counter, defaultdict
 from decimal import Decimal
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from batchyard.cli.running import running_stack
 from batchyard.vllm_sim.answers import chat_text
+from batchyard.vllm_sim.prompts import chat_prompt, prompt_digest
 from support.stack import MODEL
 from support.systems import System, Yard, expected_answer, request_line
 
@@ -155,3 +157,30 @@ async def test_the_lines_of_one_batch_name_several_models(yard: Yard, tmp_path: 
             assert Decimal(entry["cost"]) == sum(used[model, which] * prices[model][which] for which in (0, 1))
         assert Decimal(batch["cost"]) == sum(Decimal(entry["cost"]) for entry in charges.values())
         assert Decimal(batch["cost"]) > Decimal(stuck["cost"])
+
+
+@pytest.mark.timeout(120)
+async def test_lines_that_begin_alike_go_to_one_server_of_a_pool(yard: Yard, tmp_path: Path) -> None:
+    """Whatever shard they are in: so its cache of prompts holds their beginning, and no other server's has to."""
+    sims = [await yard.sim(base_latency=0.02, max_num_seqs=8) for _ in range(2)]
+    entries = [
+        {"model_name": MODEL, "litellm_params": {"model": f"hosted_vllm/{MODEL}", "api_base": sim.url}} for sim in sims
+    ]
+    config = tmp_path / "pool.yaml"
+    config.write_text(json.dumps({"model_list": entries}))
+    said = [f"{beginning} {'be brief ' * 200}{n}" for beginning in range(40) for n in range(15)]
+    random.Random(4).shuffle(said)
+    content = b"\n".join(request_line(f"r{n}", prompt) for n, prompt in enumerate(said))
+    async with running_stack(tmp_path / "data", config=config, environment={"BATCHYARD_SHARD_LINES": "200"}) as stack:
+        system = System(stack, await yard.client())
+        batch = await system.ended((await system.submit(content))["id"])
+        assert batch["request_counts"] == {"total": 600, "completed": 600, "failed": 0}
+        output = await system.lines(batch["output_file_id"])
+    assert [line["custom_id"] for line in output] == [f"r{n}" for n in range(600)], "in the order of the input"
+    digests = [prompt_digest(chat_prompt([{"role": "user", "content": prompt}]).text) for prompt in said]
+    beginnings = {digest: prompt.split()[0] for digest, prompt in zip(digests, said, strict=True)}
+    served: dict[str, Counter[int]] = defaultdict(Counter)
+    for number, sim in enumerate(sims):
+        for record in sim.state.log.records():
+            served[beginnings[record.digest or ""]][number] += 1
+    assert sum(len(servers) for servers in served.values()) <= 60, "40 if it were perfect, about 80 by chance"
