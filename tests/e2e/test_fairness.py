@@ -34,8 +34,15 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple
     async with AsyncExitStack() as exits:
         yard = Yard(exits, tmp_path_factory.mktemp("fairness"))
         sim = await yard.sim(base_latency=LATENCY)
-        settings = {"max_parallel_requests": IN_FLIGHT, "head_start": HEAD_START, "shard_lines": SHARD_LINES}
-        yield sim, await yard.system(sim.url.removesuffix("/v1"), **settings, cancel_grace=0, shutdown_grace=0)
+        system = await yard.system(
+            sim.url.removesuffix("/v1"),
+            max_parallel_requests=IN_FLIGHT,
+            head_start=HEAD_START,
+            shard_lines=SHARD_LINES,
+            cancel_grace=0,
+            shutdown_grace=0,
+        )
+        yield sim, system
 
 
 async def tenant(system: System, exits: AsyncExitStack) -> System:

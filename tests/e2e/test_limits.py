@@ -1,7 +1,7 @@
 """Limits and budgets of a whole system: what clients are told, and that no race gets more than fits."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -10,12 +10,13 @@ from openai import AsyncOpenAI, RateLimitError
 
 from batchyard.vllm_sim.testing import RunningSim
 from support.postgres import PostgresServer, postgresql_missing, running_postgres
-from support.stack import MODEL
+from support.stack import MODEL, TOKEN_PRICES
 from support.systems import System, Yard, request_line
 
 ENDPOINT: Any = "/v1/chat/completions"
 AT_ONCE = 10
 PRICE = 0.000001 * 100_000  # of the input of one batch of `uploaded`, and a little less than of all of it
+TIMED = {"input_cost_per_second": "0.004"}  # by which that input costs the same: it is taken for 25 seconds
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture
 def database(request: pytest.FixtureRequest) -> dict[str, str]:
     if request.param == "sqlite":
         return {}
@@ -60,8 +61,15 @@ class Bank:
         )
 
 
-async def open_bank(yard: Yard, sim: RunningSim, exits: AsyncExitStack, **environment: object) -> Bank:
-    return Bank(await yard.system(sim.url.removesuffix("/v1"), **environment), exits)
+async def open_bank(
+    yard: Yard,
+    sim: RunningSim,
+    exits: AsyncExitStack,
+    *,
+    prices: Mapping[str, str] = TOKEN_PRICES,
+    **environment: object,
+) -> Bank:
+    return Bank(await yard.system(sim.url.removesuffix("/v1"), prices=prices, **environment), exits)
 
 
 @pytest.fixture
@@ -82,12 +90,20 @@ async def create(client: AsyncOpenAI, file_id: str) -> Any:
     return await client.batches.create(input_file_id=file_id, endpoint=ENDPOINT, completion_window="24h")
 
 
+@pytest.mark.parametrize(
+    ("database", "prices"),
+    [
+        pytest.param("sqlite", TOKEN_PRICES, id="sqlite, priced by tokens"),
+        pytest.param("postgresql", TIMED, id="postgresql, priced by time"),
+    ],
+    indirect=["database"],
+)
 async def test_ten_batches_at_once_do_not_slip_through_a_budget(
-    yard: Yard, sim: RunningSim, exits: AsyncExitStack, database: dict[str, str]
+    yard: Yard, sim: RunningSim, exits: AsyncExitStack, database: dict[str, str], prices: dict[str, str]
 ) -> None:
     """Three and a half of them fit, however they race."""
     sim.state.healthy = False  # so that none has ended before the last one comes
-    bank = await open_bank(yard, sim, exits, **database)
+    bank = await open_bank(yard, sim, exits, prices=prices, **database)
     client = await bank.client(max_budget=PRICE * 3.5, budget_duration="1mo")
     file_id = await uploaded(client)
     answers = await asyncio.gather(*(create(client, file_id) for _ in range(AT_ONCE)), return_exceptions=True)
@@ -150,9 +166,11 @@ async def test_a_keys_own_limits_hold_within_its_teams(yard: Yard, sim: RunningS
 
 
 async def test_batches_pause_while_a_budget_is_spent(yard: Yard, exits: AsyncExitStack) -> None:
-    """The team's or the key's. What is in flight ends, nothing new is sent, and all goes on when it is raised."""
+    """The team's or the key's, here by the time that running batches take. What is in flight ends, nothing new is
+    sent, and all goes on when it is raised."""
     sim = await yard.sim(base_latency=0.1)
-    bank = await open_bank(yard, sim, exits, max_parallel_requests=4, budget_interval=0.2, flush_interval=0.2)
+    quick = {"budget_interval": 0.2, "flush_interval": 0.2}
+    bank = await open_bank(yard, sim, exits, prices={"input_cost_per_second": "1"}, max_parallel_requests=4, **quick)
     limited: dict[str, Any] = {"max_budget": 1000, "pause_over_budget": True}
     clients = [await bank.client(team_id="crew", **limited), await bank.client(team_id="troop", key=limited)]
     keys = await bank.system.call("GET", "/key/list", params={"team_id": "troop"})
@@ -173,7 +191,7 @@ async def test_batches_pause_while_a_budget_is_spent(yard: Yard, exits: AsyncExi
                 await asyncio.sleep(0.05)
             return found
 
-    async def allow(amount: int) -> None:
+    async def allow(amount: float) -> None:
         await bank.admin("/team/update", team_id="crew", max_budget=amount)
         await bank.admin("/key/update", key=keys["keys"][0], max_budget=amount)
 
@@ -181,7 +199,7 @@ async def test_batches_pause_while_a_budget_is_spent(yard: Yard, exits: AsyncExi
         return [found.request_counts.completed for found in await now()]
 
     await until(lambda found: found.request_counts.completed >= 4)
-    await allow(0)
+    await allow(0.3)  # of the 3 seconds that each takes
     paused = await until(lambda found: found.model_extra.get("status_reason") is not None)
     for found, whose in zip(paused, ("the team", "the API key"), strict=True):
         assert f"The budget of {whose} is spent" in found.model_extra["status_reason"]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 MODEL = "my-vllm-model"
 MASTER_KEY = "sk-1234"
+TOKEN_PRICES = {"input_cost_per_token": "0.000001", "output_cost_per_token": "0.000002"}
 _START_SECONDS = 60.0
 _STOP_SECONDS = 30.0
 BATCHYARD = [sys.executable, "-m", "batchyard.cli"]
@@ -60,8 +61,11 @@ def _first_match(process: subprocess.Popen[str], ready: re.Pattern[str], log: Pa
     raise AssertionError(f"{''.join(lines)}\n{log.read_text()}")
 
 
-def config_for(api_base: str, path: Path, *, model: str = MODEL, more: str = "") -> Path:
+def config_for(
+    api_base: str, path: Path, *, model: str = MODEL, prices: Mapping[str, str] = TOKEN_PRICES, more: str = ""
+) -> Path:
     """A config.yaml as the quick start has it, with one server and a master key."""
+    priced = "\n".join(f"      {name}: {price}" for name, price in prices.items())
     path.write_text(
         f"""
 model_list:
@@ -69,8 +73,7 @@ model_list:
     litellm_params:
       model: hosted_vllm/{model}
       api_base: {api_base}
-      input_cost_per_token: 0.000001
-      output_cost_per_token: 0.000002
+{priced}
 general_settings:
   master_key: {MASTER_KEY}
 {more}"""

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from batchyard.cli.running import RunningStack, running_stack
 from batchyard.vllm_sim.answers import chat_text
 from batchyard.vllm_sim.settings import SimSettings
 from batchyard.vllm_sim.testing import RunningSim, running_sim
-from support.stack import MASTER_KEY, MODEL, config_for
+from support.stack import MASTER_KEY, MODEL, TOKEN_PRICES, config_for
 
 ENDED = {"completed", "failed", "expired", "cancelled"}
 
@@ -96,13 +96,13 @@ class Yard:
     async def sim(self, **settings: Any) -> RunningSim:
         return await self._exits.enter_async_context(running_sim(SimSettings(port=0, **settings)))
 
-    async def system(self, api_base: str, **environment: object) -> System:
-        stack = await self._exits.enter_async_context(self.stack(api_base, **environment))
+    async def system(self, api_base: str, *, prices: Mapping[str, str] = TOKEN_PRICES, **environment: object) -> System:
+        stack = await self._exits.enter_async_context(self.stack(api_base, prices=prices, **environment))
         return System(stack, await self.client())
 
-    def stack(self, api_base: str, **environment: object) -> Any:
+    def stack(self, api_base: str, *, prices: Mapping[str, str] = TOKEN_PRICES, **environment: object) -> Any:
         """The context of a system; entering it again finds the same data."""
-        config = config_for(api_base, self._directory / "config.yaml")
+        config = config_for(api_base, self._directory / "config.yaml", prices=prices)
         variables = {f"BATCHYARD_{name.upper()}": str(value) for name, value in environment.items()}
         return running_stack(self._directory / "data", config=config, environment=variables)
 

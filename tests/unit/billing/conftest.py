@@ -12,6 +12,7 @@ from batchyard.billing.budgets import Budgets
 from batchyard.billing.database import Database, open_database
 from batchyard.billing.ledger import Ledger
 from batchyard.billing.ledger_store import LedgerStore
+from batchyard.billing.server_time_store import ServerTimeStore
 from batchyard.common.clock import ManualClock
 from batchyard.common.contracts.access import Team
 from batchyard.common.messaging.mirror import Mirror
@@ -61,4 +62,5 @@ def ledger(store: LedgerStore) -> Ledger:
 @pytest.fixture
 def budgets(database: Database) -> Budgets:
     """Budgets of teams of which none is known."""
-    return Budgets(BudgetStore(database), Teams(Mirror(TEAMS_BUCKET, Team)), CONFIG, ManualClock())
+    teams = Teams(Mirror(TEAMS_BUCKET, Team))
+    return Budgets(BudgetStore(database), ServerTimeStore(database), teams, CONFIG, ManualClock(), 1000)

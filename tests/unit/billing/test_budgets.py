@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -9,16 +10,18 @@ import pytest
 from sqlalchemy import URL
 from unit.billing.ends import FINISHED_AT, deployment, ended
 
-from batchyard.billing.budget import estimated_cost
+from batchyard.billing.budget import estimated_cost, timed_models
 from batchyard.billing.budget_store import BudgetStore
 from batchyard.billing.budgets import Budgets
 from batchyard.billing.database import Database, open_database
 from batchyard.billing.ledger import Ledger
 from batchyard.billing.ledger_store import LedgerStore
+from batchyard.billing.server_time import Measured, ServerTime
+from batchyard.billing.server_time_store import ServerTimeStore
 from batchyard.common.clock import ManualClock
-from batchyard.common.config import Config, Price
+from batchyard.common.config import Alias, BatchMode, Config, Price
 from batchyard.common.contracts.access import ALL_TENANTS, Limits, Team
-from batchyard.common.contracts.batches import BatchStatus, Usage
+from batchyard.common.contracts.batches import BatchStatus, Usage, Work
 from batchyard.common.contracts.budgets import (
     BudgetReport,
     GetBudgets,
@@ -33,9 +36,24 @@ from batchyard.common.messaging.mirror import Mirror
 from batchyard.common.messaging.records import Entry
 from batchyard.common.messaging.teams import Teams
 from batchyard.common.messaging.topology import TEAMS_BUCKET
+from batchyard.common.money import MOST
 
 PRICES = Price(input=Decimal("0.01"), output=Decimal("0.02"))
-CONFIG = Config(deployments=(deployment("one", PRICES), deployment("free", Price(), pool="free")))
+BY_TIME = Price(second=Decimal("0.25"), gpu_hour=Decimal(1350), gpus=2)  # one for each second
+CONFIG = Config(
+    deployments=(
+        deployment("one", PRICES),
+        deployment("free", Price(), pool="free"),
+        deployment("timed", BY_TIME, pool="timed"),
+    )
+)
+TIME = ServerTime(
+    100,
+    {  # together with what is assumed: a million seconds for five hundred million tokens
+        "known": Measured(4 * 10**8, 4 * 10**8 - 6000, 10**12 - 60 * 10**6),
+        "tried": Measured(0, 1, 4 * 10**6),
+    },
+)
 NOW = FINISHED_AT + 3600.0  # 2026-01-01T01:00:00Z
 KEY = hashlib.sha256(b"key-1").hexdigest()  # of the key that `ended` names
 
@@ -47,7 +65,8 @@ class Treasury:
         self.clock = ManualClock(NOW)
         self.mirror: Mirror[Team] = Mirror(TEAMS_BUCKET, Team)
         self.store = BudgetStore(database)
-        self.budgets = Budgets(self.store, Teams(self.mirror), CONFIG, self.clock)
+        times = ServerTimeStore(database)
+        self.budgets = Budgets(self.store, times, Teams(self.mirror), CONFIG, self.clock, assumed_speed=100)
         self.ledger = Ledger(LedgerStore(database), CONFIG, self.clock)
         self._revision = 0
 
@@ -116,13 +135,16 @@ async def test_a_refusal_says_what_is_spent_and_reserved_and_when_it_resets(trea
     )
 
 
-async def test_of_many_at_once_as_many_pass_as_fit(treasury: Treasury, database_url: URL) -> None:
+@pytest.mark.parametrize("prices", [{}, {"model": "timed", "input_tokens": 0, "output_tokens": 300}])
+async def test_of_many_at_once_as_many_pass_as_fit(
+    treasury: Treasury, database_url: URL, prices: dict[str, Any]
+) -> None:
     """Two replicas, each with connections of its own, and forty batches."""
     treasury.allow(max_budget=10)
     async with open_database(database_url, patience=10) as another:
         other = Treasury(another)
         other.allow(max_budget=10)
-        fits = await asyncio.gather(*((treasury, other)[number % 2].fits(number, 3) for number in range(40)))
+        fits = await asyncio.gather(*((treasury, other)[number % 2].fits(number, 3, **prices) for number in range(40)))
     assert sum(fits) == 3
     assert await treasury.team() == (0, 9, 1)
 
@@ -257,11 +279,63 @@ async def test_a_keys_soft_budget_is_known_from_its_last_batch(treasury: Treasur
 def test_an_estimate_is_by_the_dearest_server_and_the_discount_counts() -> None:
     pool = (deployment("one", PRICES), deployment("two", Price(input=Decimal("0.05"), batch_output=Decimal("0.01"))))
     config = Config(deployments=(*pool, deployment("other", Price(input=Decimal(1)), pool="other")))
-    assert estimated_cost("llama", Usage.of(100, 0, 100, 0), config) == Decimal(6)
-    assert estimated_cost(None, Usage.of(100, 0, 0, 0), config) == 100
-    assert estimated_cost("unknown", Usage.of(100, 0, 100, 0), config) == 0
+    assert estimated_cost("llama", Usage.of(100, 0, 100, 0), config, TIME) == Decimal(6)
+    assert estimated_cost(None, Usage.of(100, 0, 0, 0), config, TIME) == 100
+    assert estimated_cost("unknown", Usage.of(100, 0, 100, 0), config, TIME) == 0
     half = Config(deployments=(deployment("one", PRICES),), batch_discount=Decimal("0.5"))
-    assert estimated_cost("llama", Usage.of(100, 0, 0, 0), half) == Decimal("0.5")
+    assert estimated_cost("llama", Usage.of(100, 0, 0, 0), half, TIME) == Decimal("0.5")
+
+
+def test_time_is_estimated_as_it_was_measured_and_else_as_is_assumed() -> None:
+    assert TIME.microseconds("known", Usage.of(4000, 0, 9000, 0)) == 20_000_000
+    assert TIME.microseconds("unknown", Usage.of(4000, 0, 9000, 0)) == 100_000_000
+    assert TIME.microseconds("tried", Usage.of(0, 0, 100, 0)) == 1_066_489  # 4 s for one token, beside 60 s for 6,000
+    assert TIME.microseconds("unknown", Usage()) == 0
+
+
+def test_an_estimate_has_the_price_of_the_time_beside_that_of_the_tokens() -> None:
+    config = Config(
+        deployments=(
+            deployment("timed", replace(BY_TIME, output=Decimal("0.5")), pool="known"),
+            replace(deployment("whole", BY_TIME, pool="whole"), batch_mode=BatchMode.NATIVE),
+        ),
+        aliases={"other": Alias("known")},
+    )
+    usage = Usage.of(0, 0, 1000, 0)
+    assert estimated_cost("known", usage, config, TIME) == 500 + 2
+    assert estimated_cost("other", usage, config, TIME) == 500 + 2
+    assert estimated_cost(None, usage, config, TIME) == 500 + 2
+    assert estimated_cost("whole", usage, config, TIME) == 0  # it does not tell its time, and is charged for none
+    assert estimated_cost("known", Usage.of(0, 0, 10**12, 0), config, TIME) == MOST
+    assert timed_models(None, config) == timed_models("other", config) == {"known"}
+
+
+async def test_what_batches_have_taken_lately_says_how_long_the_next_takes(treasury: Treasury) -> None:
+    """A hundred tokens a second as is assumed, then half of them, as is measured, for a week."""
+    treasury.allow(max_budget=1_000_000)
+
+    async def estimate(number: int) -> int:
+        return round((await treasury.reserve(number, 0, model="timed", output_tokens=10_000)).amount)
+
+    assert await estimate(1) == 100
+    work = Work(deployment="timed", usage=Usage.of(4_000_000, 0, 4_000_000, 0), busy_microseconds=100_000 * 10**6)
+    event = ended(tenant="team-b", model="timed", at=int(NOW), used={})
+    await treasury.ledger.record(event.model_copy(update={"work": (work,)}))
+    await treasury.bill(2, 10**6, model="timed", tenant="team-c")  # by a server that tells no time
+    assert await estimate(3) == 200
+    treasury.clock.advance(6 * 86_400)
+    assert await estimate(4) == 200
+    treasury.clock.advance(86_400)
+    assert await estimate(5) == 100
+
+
+async def test_what_runs_counts_with_the_time_that_it_has_taken(treasury: Treasury) -> None:
+    used = (
+        Work(model="timed", deployment="timed", busy_microseconds=2_500_000),
+        Work(model="llama", deployment="one", usage=Usage.of(100, 0, 0, 0), busy_microseconds=9_000_000),
+        Work(model="llama", completed=1),
+    )
+    assert (await treasury.budgets.report("team-a", GetBudgets(running=used))).team.running == Decimal("3.5")
 
 
 async def test_what_was_spent_is_told_with_and_without_a_budget(treasury: Treasury) -> None:

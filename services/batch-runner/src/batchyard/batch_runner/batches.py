@@ -1,7 +1,7 @@
 """What callers may ask of the batches there are: get, list, cancel."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import aclosing, suppress
 from itertools import chain
 
@@ -23,6 +23,7 @@ from batchyard.common.contracts.batches import (
     ListBatches,
     RequestCounts,
     Usage,
+    Work,
 )
 from batchyard.common.crash import crash_point
 from batchyard.common.errors import InvalidRequest, NotFound, ServiceUnavailable
@@ -128,11 +129,18 @@ class Batches:
         """The object a client sees, with what running shards have done and is not counted yet."""
         if record.status not in (BatchStatus.IN_PROGRESS, BatchStatus.CANCELLING, BatchStatus.FINALIZING):
             return to_batch(record)
-        found = await asyncio.gather(*(self._store.progress(record, shard) for shard in record.outstanding()))
-        running = [progress for progress in found if progress is not None]
-        work = chain(record.all_work, *(progress.work for progress in running))
-        cost = self._fleet.cost_of(work, record.model)
+        running = await self._running(record)
+        cost = self._fleet.cost_of(_used(record, running), record.model)
         return to_batch(record, *_sum(running), await self._why_it_waits(record, running), cost)
+
+    async def used(self, record: BatchRecord) -> tuple[Work, ...]:
+        """What a batch that has not ended has durably used, each part with its model."""
+        work = _used(record, await self._running(record))
+        return tuple(part.model_copy(update={"model": part.model or record.model}) for part in work)
+
+    async def _running(self, record: BatchRecord) -> tuple[ShardProgress, ...]:
+        found = await asyncio.gather(*(self._store.progress(record, shard) for shard in record.outstanding()))
+        return tuple(progress for progress in found if progress is not None)
 
     async def _why_it_waits(self, record: BatchRecord, running: Sequence[ShardProgress]) -> str | None:
         if record.status is BatchStatus.IN_PROGRESS and (gone := await self._unconfigured(record)):
@@ -155,7 +163,11 @@ class Batches:
         return sorted({table.names.get(name, name) for pool in gone for name in table.models_of(pool) or ()})
 
 
-def _sum(running: list[ShardProgress]) -> tuple[RequestCounts, Usage]:
+def _used(record: BatchRecord, running: Iterable[ShardProgress]) -> list[Work]:
+    return [*record.all_work, *chain.from_iterable(progress.work for progress in running)]
+
+
+def _sum(running: Sequence[ShardProgress]) -> tuple[RequestCounts, Usage]:
     counts = RequestCounts(
         completed=sum(progress.completed for progress in running), failed=sum(progress.failed for progress in running)
     )

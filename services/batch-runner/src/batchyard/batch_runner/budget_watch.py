@@ -6,15 +6,15 @@ raised, or when its period is over.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.batches import Batches
 from batchyard.batch_runner.pauses import Pauses, Whose
-from batchyard.common.contracts.batches import BatchStatus
-from batchyard.common.contracts.budgets import Budget, GetBudgets, KeyLimits, RunningUsage
+from batchyard.common.contracts.batches import Work, added_work
+from batchyard.common.contracts.budgets import Budget, GetBudgets, KeyLimits
 from batchyard.common.errors import ApiError
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.commands import CommandClient
@@ -66,7 +66,7 @@ class BudgetWatch:
 
     async def look(self) -> None:
         """Pause and resume as the budgets are now. Raises ApiError."""
-        running: dict[Whose, list[RunningUsage]] = {}
+        running: dict[Whose, tuple[Work, ...]] = {}
         keys = {key.key_id: key.team_id for key in self._keys if key.limits.max_budget is not None}
         teams = set(keys.values())
         for tenant, raw_id in list(self._unfinished()):
@@ -86,7 +86,7 @@ class BudgetWatch:
         return team is not None and team.pause_over_budget and team.limits.max_budget is not None
 
     async def _gather(
-        self, tenant: str, raw_id: str, keys: Mapping[str, str], running: dict[Whose, list[RunningUsage]]
+        self, tenant: str, raw_id: str, keys: Mapping[str, str], running: dict[Whose, tuple[Work, ...]]
     ) -> None:
         """Add what a batch has used to those whose budgets pause it; `keys` are such keys, with their teams."""
         record = await self._store.get(tenant, raw_id)
@@ -95,19 +95,16 @@ class BudgetWatch:
         whose: list[Whose] = [(tenant, None)] if self._wants_pause(tenant) else []
         if record.key_id is not None and keys.get(record.key_id) == tenant:
             whose.append((tenant, record.key_id))
-        used = []
-        if whose and record.status is BatchStatus.IN_PROGRESS:
-            usage = (await self._batches.live(record)).usage
-            used = [] if usage is None else [RunningUsage(model=record.model, usage=usage)]
+        used = await self._batches.used(record) if whose and not record.status.is_terminal else ()
         for each in whose:
-            running.setdefault(each, []).extend(used)
+            running[each] = added_work(running.get(each, ()), used)
 
-    async def _reason(self, whose: Whose, running: Sequence[RunningUsage]) -> str | None:
+    async def _reason(self, whose: Whose, running: tuple[Work, ...]) -> str | None:
         """Why those batches are to pause; None if their budget is not spent."""
         tenant, key_id = whose
         key = None if key_id is None else self._keys.get(key_id)
         limits = None if key is None else KeyLimits(key_id=key.key_id, limits=key.limits)
-        report = await self._commands.call(tenant, GetBudgets(key=limits, running=tuple(running)))
+        report = await self._commands.call(tenant, GetBudgets(key=limits, running=running))
         if key_id is None:
             return _reason(report.team, report.team.running, "the team")
         return None if report.key is None else _reason(report.key, report.team.running, "the API key")

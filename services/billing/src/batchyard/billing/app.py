@@ -10,6 +10,7 @@ from batchyard.billing.database import open_database
 from batchyard.billing.handlers import SERVICE, command_router
 from batchyard.billing.ledger import Ledger
 from batchyard.billing.ledger_store import LedgerStore
+from batchyard.billing.server_time_store import ServerTimeStore
 from batchyard.billing.settings import BillingSettings
 from batchyard.billing.spend import Spend
 from batchyard.billing.spend_sums import SpendSums
@@ -46,7 +47,8 @@ def create_app(settings: BillingSettings) -> Serve:
             clock, store = SystemClock(), LedgerStore(database)
             ledger = Ledger(store, config, clock)
             spend = Spend(ledger, store, SpendSums(database), clock)
-            budgets = Budgets(BudgetStore(database), teams, config, clock)
+            times = ServerTimeStore(database)
+            budgets = Budgets(BudgetStore(database), times, teams, config, clock, settings.assumed_tokens_per_second)
             consumer = billing_consumer()
 
             async def note(event: BatchEvent) -> None:

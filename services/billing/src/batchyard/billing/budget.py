@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, localcontext
 
-from batchyard.common.config import Config, Deployment
+from batchyard.billing.server_time import ServerTime
+from batchyard.common.config import BatchMode, Config, Deployment
 from batchyard.common.contracts.access import Limits
 from batchyard.common.contracts.batches import Usage
 from batchyard.common.contracts.budgets import Budget
-from batchyard.common.money import EXACT, rounded
+from batchyard.common.money import EXACT, MOST, rounded
 from batchyard.common.periods import Period, period_or_ever
-from batchyard.common.pricing import Rates, cost_of, rates_of
+from batchyard.common.pricing import cost_of, rates_of
 
 NOTHING = Decimal(0)
 
@@ -98,13 +99,17 @@ def period_of(limits: Limits, now: float) -> Period:
     return period_or_ever(limits.budget_duration, now)
 
 
-def estimated_cost(model: str | None, usage: Usage, config: Config) -> Decimal:
-    """What tokens cost at most: by the dearest deployment that may run them, any of them without a model.
+def estimated_cost(model: str | None, usage: Usage, config: Config, time: ServerTime) -> Decimal:
+    """What tokens cost at most, and the time that they take: by the dearest deployment that may run them, any of them
+    without a model. What has no price costs nothing, and nothing costs more than a column of the database holds."""
+    costs = (_cost(deployment, model, usage, config, time) for deployment in _deployments(model, config))
+    return min(max(costs, default=NOTHING), MOST)
 
-    Prices by time are not known before the time is; what has no price costs nothing.
-    """
-    rates = {_rates(deployment, config) for deployment in _deployments(model, config)}
-    return max((rounded(cost_of(usage, each)) for each in rates), default=NOTHING)
+
+def timed_models(model: str | None, config: Config) -> set[str]:
+    """The models of which has to be known how long they take, for the estimate of a batch of `model`."""
+    deployments = _deployments(model, config)
+    return {_model_on(deployment, model, config) for deployment in deployments if _is_timed(deployment)}
 
 
 def _scope(key_id: str | None, limits: Limits, now: float) -> Scope:
@@ -118,8 +123,21 @@ def _deployments(model: str | None, config: Config) -> tuple[Deployment, ...]:
     return () if pool is None else config.pools[pool]
 
 
-def _rates(deployment: Deployment, config: Config) -> Rates:
-    return rates_of(deployment.price, config.batch_discount)
+def _cost(deployment: Deployment, model: str | None, usage: Usage, config: Config, time: ServerTime) -> Decimal:
+    is_timed = _is_timed(deployment)
+    busy = time.microseconds(_model_on(deployment, model, config), usage) if is_timed else 0
+    return rounded(cost_of(usage, rates_of(deployment.price, config.batch_discount), busy))
+
+
+def _is_timed(deployment: Deployment) -> bool:
+    """Whether the deployment's time is charged for: one that runs whole batches of its own does not tell it."""
+    has_price = deployment.price.second is not None or deployment.price.gpu_hour is not None
+    return has_price and deployment.batch_mode is not BatchMode.NATIVE
+
+
+def _model_on(deployment: Deployment, model: str | None, config: Config) -> str:
+    """The public name of a batch's model; of a batch of several, the one that the deployment is for."""
+    return deployment.pool if model is None else config.public_name(model)
 
 
 def _shown(amount: Decimal) -> str:

@@ -11,8 +11,18 @@ from nats.errors import Error
 from nats.js import JetStreamContext
 from prometheus_client import Counter
 
-from batchyard.billing.budget import Scope, Standing, budget_of, estimated_cost, period_of, scopes_of
+from batchyard.billing.budget import (
+    Scope,
+    Standing,
+    budget_of,
+    estimated_cost,
+    period_of,
+    scopes_of,
+    timed_models,
+)
 from batchyard.billing.budget_store import BudgetStore, Wish
+from batchyard.billing.server_time import ServerTime
+from batchyard.billing.server_time_store import ServerTimeStore
 from batchyard.common.clock import Clock
 from batchyard.common.config import Config
 from batchyard.common.contracts.access import ALL_TENANTS, Limits
@@ -32,6 +42,7 @@ from batchyard.common.logs import get_logger
 from batchyard.common.messaging.commands import CommandClient
 from batchyard.common.messaging.teams import Teams
 from batchyard.common.messaging.topology import EVENTS
+from batchyard.common.pricing import price_batch
 
 _GRACE_SECONDS = 120
 _UNBILLED_SECONDS = 3600
@@ -45,16 +56,28 @@ class Budgets:
 
     Args:
         store: Where it is written what is set aside.
+        times: What batches have taken of the servers' time.
         teams: What teams may spend.
         config: The prices, and the currency.
         clock: Says which period it is.
+        assumed_speed: Tokens a second of a model of which nothing is known.
     """
 
-    def __init__(self, store: BudgetStore, teams: Teams, config: Config, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: BudgetStore,
+        times: ServerTimeStore,
+        teams: Teams,
+        config: Config,
+        clock: Clock,
+        assumed_speed: float,
+    ) -> None:
         self._store = store
+        self._times = times
         self._teams = teams
         self._config = config
         self._clock = clock
+        self._assumed_speed = assumed_speed
 
     def use(self, config: Config) -> None:
         """Estimate by other prices from now on."""
@@ -68,11 +91,10 @@ class Budgets:
             ServiceUnavailable: The database does not answer.
         """
         currency, now = self._config.currency, self._clock.now()
-        usage = Usage.of(command.input_tokens, 0, command.output_tokens, 0)
-        amount = estimated_cost(command.model, usage, self._config)
         key_id, key = (None, None) if command.key is None else (command.key.key_id, command.key.limits)
         scopes = scopes_of(self._limits(tenant), key_id, key, now)
-        if not amount or not scopes:
+        amount = await self._estimate(command) if scopes else Decimal(0)
+        if not amount:
             return Reservation(currency=currency)
         wish = Wish(tenant, command.batch_id, key_id, amount, currency, command.planned, int(now))
         lack = await self._store.reserve(wish, scopes)
@@ -90,9 +112,9 @@ class Budgets:
         key = None
         if command.key is not None:
             key = await self._budget(tenant, command.key.key_id, command.key.limits)
-        costs = (estimated_cost(batch.model, batch.usage, self._config) for batch in command.running)
+        running = sum((priced.cost for priced in price_batch(command.running, None, self._config)), Decimal(0))
         team = await self._budget(tenant, None, self._limits(tenant))
-        team = team.model_copy(update={"running": sum(costs, Decimal(0))})
+        team = team.model_copy(update={"running": running})
         return BudgetReport(currency=self._config.currency, team=team, key=key)
 
     async def spent(self, tenant: str, command: GetSpent) -> SpentReport:
@@ -142,6 +164,12 @@ class Budgets:
         # Its event brings the entry, which takes the place of what is set aside, unless it cannot be billed.
         ended_at = batch.completed_at or batch.expired_at or batch.cancelled_at or 0
         return now - ended_at > _UNBILLED_SECONDS or await self._store.is_billed(tenant, batch_id)
+
+    async def _estimate(self, command: ReserveBudget) -> Decimal:
+        usage = Usage.of(command.input_tokens, 0, command.output_tokens, 0)
+        config = self._config
+        measured = await self._times.measured(timed_models(command.model, config), self._clock.now())
+        return estimated_cost(command.model, usage, config, ServerTime(self._assumed_speed, measured))
 
     async def _note(self, tenant: str, scope: Scope, threshold: Decimal) -> None:
         standing = await self._store.standing(tenant, scope, self._config.currency)

@@ -23,6 +23,13 @@ class BillingSettings(Settings):
     budget_interval: float = Field(
         default=5.0, gt=0, description="seconds after which an event about a budget is published at the latest"
     )
+    assumed_tokens_per_second: float = Field(
+        default=1000.0,
+        ge=0.001,
+        le=1e9,
+        description="tokens of answers, four of input counting as one, for which a server that is priced by time is "
+        "taken to need a second, while little is known of its model",
+    )
     reservation_audit_interval: float = Field(
         default=300.0, gt=0, description="seconds between two looks for money set aside for batches that are gone"
     )

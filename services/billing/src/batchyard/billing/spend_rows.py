@@ -15,7 +15,7 @@ from batchyard.common.money import UNITS_PER_WHOLE
 
 DAY = 86_400
 _ALIAS_CHARACTERS = 128
-_MODEL_CHARACTERS = 256
+MODEL_CHARACTERS = 256
 
 _units = type_coerce(table.c.cost, BigInteger)
 COST_WHOLES, COST_UNITS = _units // UNITS_PER_WHOLE, _units % UNITS_PER_WHOLE
@@ -28,7 +28,7 @@ KEYS: dict[str, ColumnElement[Any]] = {
     "currency": table.c.currency,
     "key_id": func.coalesce(table.c.key_id, ""),
     "key_alias": func.substr(func.coalesce(table.c.key_alias, ""), 1, _ALIAS_CHARACTERS),
-    "model": func.substr(func.coalesce(table.c.model, ""), 1, _MODEL_CHARACTERS),
+    "model": func.substr(func.coalesce(table.c.model, ""), 1, MODEL_CHARACTERS),
 }
 """What a row of `spend_by_day` is the sum of, in terms of an entry: as its trigger has it."""
 
@@ -86,7 +86,7 @@ def _days(selection: Selection, currency: str, first: int | None, last: int | No
     if selection.teams is not None:
         chosen.append(sums.tenant.in_(selection.teams))
     if selection.model is not None:
-        chosen.append(sums.model == selection.model[:_MODEL_CHARACTERS])
+        chosen.append(sums.model == selection.model[:MODEL_CHARACTERS])
     if selection.key is not None:
         chosen.append(or_(sums.key_id == selection.key, sums.key_alias == selection.key[:_ALIAS_CHARACTERS]))
     if first is not None:

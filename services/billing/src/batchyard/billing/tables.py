@@ -132,6 +132,7 @@ spend_by_day = Table(
     Column("cost_wholes", BigInteger, nullable=False),
     Column("cost_units", BigInteger, nullable=False),
     Index(None, "day"),
+    Index(None, "model", "day"),
 )
 
 # The same for budgets, a row for each day: `scope` is the key's ID, or empty for the team.

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from batchyard.common.contracts.access import Limits
 from batchyard.common.contracts.base import Command, Contract
-from batchyard.common.contracts.batches import Usage
+from batchyard.common.contracts.batches import Work
 
 SPENT_MAX = 100
 
@@ -91,22 +91,16 @@ class BudgetReport(Contract):
     key: Budget | None = None
 
 
-class RunningUsage(Contract):
-    """What a batch has used that has not ended; without a model, one of several models."""
-
-    model: str | None = None
-    usage: Usage
-
-
 class GetBudgets(Command[BudgetReport]):
-    """Where the team's budget stands, and that of a key; `running` is what its batches have used so far."""
+    """Where the team's budget stands, and that of a key; `running` is what its batches have used so far, each part with
+    its model, priced as the ledger will price it."""
 
     noun: ClassVar = "budgets"
     verb: ClassVar = "get"
     result: ClassVar = BudgetReport
 
     key: KeyLimits | None = None
-    running: tuple[RunningUsage, ...] = ()
+    running: tuple[Work, ...] = ()
 
 
 class SpentScope(Contract):
