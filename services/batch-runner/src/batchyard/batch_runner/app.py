@@ -30,7 +30,6 @@ from batchyard.batch_runner.native.servers import NativeServers
 from batchyard.batch_runner.pauses import Pauses
 from batchyard.batch_runner.pool_loops import PoolLoops
 from batchyard.batch_runner.presence import Presence, runner_name
-from batchyard.batch_runner.queue import Done, Later, WorkLoop
 from batchyard.batch_runner.reconciler import Reconciler
 from batchyard.batch_runner.results import Results
 from batchyard.batch_runner.retention import Retention
@@ -50,6 +49,7 @@ from batchyard.common.logs import get_logger
 from batchyard.common.messaging.commands import CommandClient
 from batchyard.common.messaging.teams import open_pausing_keys, open_teams
 from batchyard.common.messaging.topology import steps_consumer
+from batchyard.common.messaging.work_loop import Done, Later, WorkLoop
 from batchyard.common.objects import open_objects
 from batchyard.common.operations import expose, ready_when
 from batchyard.common.reloading import following_config, read_config

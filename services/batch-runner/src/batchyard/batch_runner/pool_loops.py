@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from nats.errors import Error
 from nats.js import JetStreamContext
 
-from batchyard.batch_runner.queue import Handler, WorkLoop
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.topology import Consumer, native_consumer, work_consumer
+from batchyard.common.messaging.work_loop import Handler, WorkLoop
 from batchyard.common.tasks import unless
 
 _TROUBLE_SECONDS = 1.0

@@ -18,7 +18,6 @@ from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.model_access import ModelAccess
 from batchyard.batch_runner.native.servers import NativeServers, Undecided
 from batchyard.batch_runner.plan import Plan, Planner
-from batchyard.batch_runner.queue import Done, Later
 from batchyard.batch_runner.results import Results
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.shard import fair_window, next_shards, whole
@@ -30,6 +29,7 @@ from batchyard.common.crash import crash_point
 from batchyard.common.errors import Conflict, InvalidRequest, NotFound
 from batchyard.common.ids import new_raw_id
 from batchyard.common.logs import get_logger
+from batchyard.common.messaging.work_loop import Done, Later
 from batchyard.common.objects import ObjectNotFound
 
 _SETTLE_POLL = 0.5

@@ -18,7 +18,6 @@ from batchyard.batch_runner.open_shards import OpenShards
 from batchyard.batch_runner.pace import Paces
 from batchyard.batch_runner.pauses import Pauses
 from batchyard.batch_runner.pool import Pool
-from batchyard.batch_runner.queue import Done, Later
 from batchyard.batch_runner.results import shard_input, stop_reason
 from batchyard.batch_runner.run import ShardRun, Stop
 from batchyard.batch_runner.settings import RunnerSettings
@@ -29,6 +28,7 @@ from batchyard.common.contracts.batches import BatchStatus
 from batchyard.common.crash import crash_point
 from batchyard.common.errors import ServiceUnavailable
 from batchyard.common.logs import get_logger
+from batchyard.common.messaging.work_loop import Done, Later
 from batchyard.common.objects import ObjectStoreUnavailable
 
 T = TypeVar("T")

@@ -3,13 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
-from batchyard.batch_runner.queue import Done, Handler, Later, WorkLoop
 from batchyard.common import subjects
 from batchyard.common.errors import ServiceUnavailable
+from batchyard.common.messaging.presence import bind_consumer
 from batchyard.common.messaging.topology import WORK, work_consumer
+from batchyard.common.messaging.work_loop import Done, Handler, Later, WorkLoop
 from batchyard.common.service import Messaging
 from batchyard.common.settings import Settings
 
@@ -133,6 +135,26 @@ async def test_an_error_brings_the_message_back(messaging: Messaging, consumer_s
     async with working(messaging, consumer_settings, handle):
         await until(lambda: runs == 2)
     assert await left(messaging) == 0
+
+
+async def test_a_consumer_that_is_gone_is_made_anew(messaging: Messaging, consumer_settings: Settings) -> None:
+    consumer, seen = work_consumer("m", consumer_settings), asyncio.Event()
+
+    async def handle(data: bytes) -> Done:
+        seen.set()
+        return Done()
+
+    loop = WorkLoop(
+        messaging.js, consumer, 1, handle, bind=partial(bind_consumer, messaging.js, consumer, consumer_settings)
+    )
+    await loop.declare()
+    stop = asyncio.Event()
+    task = asyncio.create_task(loop.run(stop))
+    await messaging.js.delete_consumer(WORK, consumer.name)
+    await publish(messaging, 1)
+    await asyncio.wait_for(seen.wait(), 15)
+    stop.set()
+    await asyncio.wait_for(task, 10)
 
 
 async def test_a_job_may_ask_to_come_later(messaging: Messaging, consumer_settings: Settings) -> None:

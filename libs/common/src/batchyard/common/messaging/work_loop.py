@@ -13,7 +13,7 @@ from nats.errors import Error
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 
-from batchyard.common.errors import ServiceUnavailable
+from batchyard.common.errors import ConfigurationError, ServiceUnavailable
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.topology import Consumer, declare_consumer
 from batchyard.common.objects import ObjectStoreUnavailable
@@ -42,6 +42,7 @@ class Later:
 
 
 Handler = Callable[[bytes], Awaitable[Done | Later]]
+Bind = Callable[[], Awaitable[None]]
 
 
 class WorkLoop:
@@ -53,10 +54,19 @@ class WorkLoop:
 
     With more than `eager` jobs under way it leaves a message to other processes for a moment before it takes it itself,
     the longer the more jobs it has: of several, the one with the least to do gets what comes.
+
+    `bind`, where it is given, is awaited after each fetch that failed: the consumer may have gone with a server that
+    lost its data, and is made anew, or waited for.
     """
 
     def __init__(
-        self, js: JetStreamContext, consumer: Consumer, slots: int, handler: Handler, eager: int | None = None
+        self,
+        js: JetStreamContext,
+        consumer: Consumer,
+        slots: int,
+        handler: Handler,
+        eager: int | None = None,
+        bind: Bind | None = None,
     ) -> None:
         self._js = js
         self._consumer = consumer
@@ -64,6 +74,7 @@ class WorkLoop:
         self._eager = slots if eager is None else eager
         self._under_way = 0
         self._handler = handler
+        self._bind = bind
         self._heartbeat = (consumer.config.ack_wait or 30.0) / 3
         self._failures: dict[str, int] = {}
 
@@ -95,8 +106,17 @@ class WorkLoop:
         except (Error, OSError) as error:
             _log.warning("queue.fetch_failed", consumer=self._consumer.name, error=repr(error))
             await unless(stop, asyncio.sleep(_TROUBLE_SECONDS))
+            await self._rebind()
             return None
         return messages[0] if messages else None
+
+    async def _rebind(self) -> None:
+        if self._bind is None:
+            return
+        try:
+            await self._bind()
+        except (Error, OSError, ConfigurationError) as error:
+            _log.warning("queue.no_consumer", consumer=self._consumer.name, error=repr(error))
 
     async def _slot(self, stop: asyncio.Event) -> bool:
         await unless(stop, self._slots.acquire())
