@@ -11,14 +11,13 @@ from typing import Any
 import httpx
 import pytest
 
-from batchyard.cli.process import Program
 from batchyard.cli.running import RunningStack, running_stack
 from batchyard.cli.supervisor import Restart, RestartPolicy, Supervisor
 from batchyard.common.crash import VARIABLE
+from support.programs import program_of, variables
 from support.stack import config_for
 from support.systems import System, Yard
 
-RUNNER = "batch-runner"
 _SERVER_ERROR = 500
 
 
@@ -67,29 +66,6 @@ class FaultYard(Yard):
 async def yard(tmp_path: Path) -> AsyncIterator[FaultYard]:
     async with AsyncExitStack() as exits:
         yield FaultYard(exits, tmp_path)
-
-
-def variables(settings: dict[str, object]) -> dict[str, str]:
-    """Settings as the environment has them."""
-    return {f"BATCHYARD_{name.upper()}": str(value) for name, value in settings.items()}
-
-
-def program_of(stack: RunningStack, name: str) -> Program:
-    """What the system runs under a name now, its environment included."""
-    return stack.supervisor._kept[name].program
-
-
-def add_runner(stack: RunningStack, name: str, **environment: object) -> None:
-    """Start one more batch-runner, as another machine would have it. Use `said` to see it work."""
-    first = program_of(stack, RUNNER)
-    stack.supervisor.start(
-        replace(
-            first,
-            name=name,
-            environment={**first.environment, **variables(environment)},
-            log=stack.layout.log(name),
-        )
-    )
 
 
 @asynccontextmanager

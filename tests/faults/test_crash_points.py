@@ -17,9 +17,10 @@ from batchyard.cli.waiting import until_found
 from batchyard.common.crash import POINTS
 from batchyard.common.ids import decode_id
 from batchyard.vllm_sim.testing import RunningSim
+from support.programs import RUNNER
 from support.stack import MODEL
 
-from .conftest import RUNNER, FaultYard, PatientSystem, armed
+from .conftest import FaultYard, PatientSystem, armed
 from .endings import Line, check_ended_well, encoded, ordinary
 
 pytestmark = pytest.mark.timeout(90)

@@ -12,10 +12,11 @@ from openai import AsyncOpenAI
 
 from batchyard.cli.waiting import until_found
 from support.outages import paused
+from support.programs import RUNNER
 from support.stack import MASTER_KEY, MODEL
 from support.systems import request_line
 
-from .conftest import RUNNER, FaultYard, PatientSystem, said
+from .conftest import FaultYard, PatientSystem, said
 
 pytestmark = pytest.mark.timeout(90)
 in_one_loop = pytest.mark.asyncio(loop_scope="module")

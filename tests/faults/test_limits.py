@@ -11,8 +11,9 @@ import pytest_asyncio
 
 from batchyard.cli.waiting import until_found
 from batchyard.common.crash import POINTS
+from support.programs import RUNNER
 
-from .conftest import RUNNER, FaultYard, PatientSystem, armed
+from .conftest import FaultYard, PatientSystem, armed
 from .endings import Line, check_ended_well, encoded, ordinary
 from .test_crash_points import SETTINGS, Site
 

@@ -17,9 +17,10 @@ from batchyard.cli.waiting import until_found
 from batchyard.vllm_sim.testing import RunningSim
 from support.many import Processes, running_many
 from support.nats import running_nats
+from support.programs import variables
 from support.stack import config_for
 
-from .conftest import FaultYard, PatientSystem, said, variables
+from .conftest import FaultYard, PatientSystem, said
 from .endings import check_ended_well, encoded, ordinary, sent
 
 pytestmark = pytest.mark.timeout(240)

@@ -8,8 +8,9 @@ import pytest_asyncio
 
 from batchyard.common.crash import POINTS
 from support.native import Street, check_ended_well, content, running_street
+from support.programs import RUNNER
 
-from .conftest import RUNNER, armed
+from .conftest import armed
 from .endings import nothing_left
 
 pytestmark = pytest.mark.timeout(90)

@@ -21,9 +21,10 @@ from batchyard.common.messaging.topology import BATCHES_BUCKET, EVENTS, SHARDS_B
 from batchyard.vllm_sim.testing import RunningSim
 from support.many import running_many
 from support.nats_cluster import NatsCluster, running_cluster
+from support.programs import variables
 from support.stack import config_for
 
-from .conftest import FaultYard, PatientSystem, variables
+from .conftest import FaultYard, PatientSystem
 from .endings import Line, check_ended_well, encoded, ordinary
 
 pytestmark = pytest.mark.timeout(300)

@@ -17,9 +17,10 @@ from batchyard.cli.supervisor import Supervisor
 from support.many import running_many
 from support.nats_cluster import NatsCluster, running_cluster
 from support.outages import ask, check_unavailable, filled, small_disk, upload
+from support.programs import variables
 from support.stack import config_for
 
-from .conftest import FaultYard, PatientSystem, variables
+from .conftest import FaultYard, PatientSystem
 from .endings import check_ended_well, encoded, ordinary
 
 pytestmark = pytest.mark.timeout(240)

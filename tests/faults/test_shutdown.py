@@ -6,8 +6,9 @@ import time
 import pytest
 
 from batchyard.cli.waiting import until_found
+from support.programs import RUNNER
 
-from .conftest import RUNNER, FaultYard, said
+from .conftest import FaultYard, said
 from .endings import Line, check_ended_well, encoded, ordinary, sent
 
 LINES = 240

@@ -7,8 +7,9 @@ import pytest
 
 from batchyard.cli.running import RunningStack
 from batchyard.cli.waiting import until_found
+from support.programs import RUNNER, add_runner
 
-from .conftest import RUNNER, FaultYard, add_runner, said
+from .conftest import FaultYard, said
 from .endings import Line, check_ended_well, encoded, ordinary, sent
 
 SECOND = "batch-runner-2"
