@@ -16,7 +16,7 @@ from batchyard.batch_runner.metrics import FleetMetrics
 from batchyard.batch_runner.open_shards import OpenShards
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.standings import Standings
-from batchyard.batch_runner.upstream import AiohttpUpstream
+from batchyard.batch_runner.upstream import HttpUpstream
 from batchyard.billing import budgets
 from batchyard.common.clock import SystemClock
 from batchyard.common.config import Config
@@ -48,7 +48,7 @@ def _table(match: re.Match[str]) -> str:
 def families() -> list[Metric]:
     """What a runner without servers shows: every family, none with a sample."""
     settings, clock = RunnerSettings(), SystemClock()
-    fleet = Fleet(Config(deployments=()), settings, AiohttpUpstream(1.0, 1), clock)
+    fleet = Fleet(Config(deployments=()), settings, HttpUpstream(1.0, 1), clock)
     nats = cast("Any", None)  # it is not asked
     standings = Standings(nats, settings, clock, lambda: 1)
     return list(FleetMetrics(fleet, OpenShards(settings), standings, nats, settings, clock).collect())

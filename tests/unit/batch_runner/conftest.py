@@ -18,7 +18,7 @@ from batchyard.batch_runner.batch import BatchRecord, record_key
 from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.pool import Pool
 from batchyard.batch_runner.settings import RunnerSettings
-from batchyard.batch_runner.upstream import AiohttpUpstream
+from batchyard.batch_runner.upstream import HttpUpstream
 from batchyard.common.clock import SystemClock
 from batchyard.common.config import Config, Deployment
 from batchyard.common.contracts.batches import Batch, CreateBatch
@@ -75,7 +75,7 @@ async def open_bench() -> AsyncIterator[Callable[..., object]]:
                 )
             )
             upstream = await stack.enter_async_context(
-                AiohttpUpstream(settings.request_timeout, settings.max_response_bytes)
+                HttpUpstream(settings.request_timeout, settings.max_response_bytes)
             )
             clock = SystemClock()
             fleet = Fleet(config, settings, upstream, clock)

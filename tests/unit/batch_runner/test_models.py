@@ -15,7 +15,7 @@ import pytest
 from batchyard.batch_runner.batch import BatchRecord, record_key
 from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.settings import RunnerSettings
-from batchyard.batch_runner.upstream import AiohttpUpstream
+from batchyard.batch_runner.upstream import HttpUpstream
 from batchyard.common.clock import SystemClock
 from batchyard.common.config import load_config
 from batchyard.common.contracts.batches import Batch, BatchStatus, CreateBatch
@@ -246,7 +246,7 @@ def codes(batch: Batch) -> list[str]:
 async def test_a_pattern_of_servers_that_cannot_be_asked_takes_every_name(tmp_path: Path) -> None:
     config = load_config(write_config(tmp_path / "config.yaml", "http://127.0.0.1:9"), {})
     settings = RunnerSettings()
-    async with AiohttpUpstream(settings.request_timeout, settings.max_response_bytes) as upstream:
+    async with HttpUpstream(settings.request_timeout, settings.max_response_bytes) as upstream:
         fleet = Fleet(config, settings, upstream, SystemClock())
         assert await fleet.pool_for("team-ghost") == "team-*"
         assert await fleet.pool_for("ghost") is None

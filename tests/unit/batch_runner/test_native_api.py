@@ -21,7 +21,7 @@ from batchyard.batch_runner.results import Results, shard_input
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.shard import ShardRange, ShardTable
 from batchyard.batch_runner.tally import ShardProgress
-from batchyard.batch_runner.upstream import AiohttpUpstream
+from batchyard.batch_runner.upstream import HttpUpstream
 from batchyard.common.clock import SystemClock
 from batchyard.common.config import BatchMode, Config, Deployment
 from batchyard.common.contracts.batches import BatchStatus
@@ -138,7 +138,7 @@ async def natives(
 ) -> NativeServers:
     store = BatchStore(messaging.connection, messaging.js, objects)
     clock = SystemClock()
-    fleet = Fleet(Config(deployments=deployments), SETTINGS, AiohttpUpstream(1.0, 1024), clock)
+    fleet = Fleet(Config(deployments=deployments), SETTINGS, HttpUpstream(1.0, 1024), clock)
     return NativeServers(store, fleet, api, SETTINGS, clock, random.Random(1))
 
 

@@ -5,10 +5,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from batchyard.batch_runner.exchange import Answer
 from batchyard.batch_runner.fairness import Claim
 from batchyard.batch_runner.flight import Flight
 from batchyard.batch_runner.pool import Member, Pool, PoolRetired
-from batchyard.batch_runner.upstream import Answer, Health
+from batchyard.batch_runner.upstream import Health
 from batchyard.common.clock import SystemClock
 from batchyard.common.config import Deployment
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from batchyard.batch_runner.exchange import Answer
 from batchyard.batch_runner.priority import PriorityProbe, Takes, may_be_refused
 from batchyard.batch_runner.segments import Kind
-from batchyard.batch_runner.upstream import Answer
 from batchyard.vllm_sim.settings import SimSettings
 
 from .test_attempt import job, sent

@@ -38,7 +38,7 @@ from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.standings import Standings
 from batchyard.batch_runner.steps import Stepper
 from batchyard.batch_runner.tasks import decode_step
-from batchyard.batch_runner.upstream import AiohttpUpstream
+from batchyard.batch_runner.upstream import HttpUpstream
 from batchyard.batch_runner.worker import Worker
 from batchyard.common import subjects
 from batchyard.common.clock import SystemClock
@@ -75,7 +75,7 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
         open_messaging(SERVICE, settings) as messaging,
         open_teams(messaging.connection) as teams,
         open_pausing_keys(messaging.connection) as pausing_keys,
-        AiohttpUpstream(settings.request_timeout, settings.max_response_bytes) as upstream,
+        HttpUpstream(settings.request_timeout, settings.max_response_bytes) as upstream,
         NativeApi(settings.request_timeout, clock) as native_api,
         _open_fleet(Fleet(config, settings, upstream, clock)) as fleet,
     ):

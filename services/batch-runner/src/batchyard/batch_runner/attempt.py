@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from batchyard.batch_runner.exchange import Answer, Broken, NotSent, TimedOut, TooLarge, UpstreamError
 from batchyard.batch_runner.fairness import Claim
 from batchyard.batch_runner.flight import Flight
 from batchyard.batch_runner.lines import (
@@ -21,7 +22,7 @@ from batchyard.batch_runner.pool import Member, Pool, PoolRetired
 from batchyard.batch_runner.priority import Takes, may_be_refused
 from batchyard.batch_runner.retry import THROTTLED, Failure, RetryPolicy, Spent, is_retryable, parse_retry_after
 from batchyard.batch_runner.segments import Kind, Result
-from batchyard.batch_runner.upstream import Answer, Broken, NotSent, TimedOut, TooLarge, Upstream, UpstreamError
+from batchyard.batch_runner.upstream import Upstream
 from batchyard.common.clock import Clock
 from batchyard.common.logs import get_logger
 
@@ -179,7 +180,7 @@ class Attempts:
                 Failure.THROTTLED if throttled else Failure.REFUSED,
                 f"the server answered {answer.status}",
                 answer,
-                parse_retry_after(answer.headers.get("retry-after"), self._clock.now()),
+                parse_retry_after(answer.header("retry-after"), self._clock.now()),
             )
         tokens = Tokens()
         kind = Kind.FAILED
@@ -223,7 +224,7 @@ def _given_up(job: LineJob, failed: _Failed, spent: Spent, member: Member) -> Re
     if failed.answer is None:
         text = unanswered_line(job.identity, custom_id, error)
     else:
-        upstream_id = failed.answer.headers.get("x-request-id", job.identity)
+        upstream_id = failed.answer.header("x-request-id") or job.identity
         text = answered_line(job.identity, custom_id, failed.answer.status, upstream_id, failed.answer.body, error)
     return Result(job.line, Kind.FAILED, Tokens(), member.deployment.id, text)
 

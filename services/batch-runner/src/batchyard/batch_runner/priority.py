@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 
-from batchyard.batch_runner.upstream import Answer
+from batchyard.batch_runner.exchange import Answer
 
 _BAD_REQUEST = 400
 

@@ -1,32 +1,21 @@
 """A line's way to the model server and back."""
 
-import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import json
+from base64 import b64encode
+from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-import aiohttp
-from aiohttp import ClientConnectorError, ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 from yarl import URL
 
+from batchyard.batch_runner.exchange import Answer, UpstreamError
+from batchyard.batch_runner.http_client import HttpClient, Origin
 from batchyard.common.config import Deployment
 
-_CONNECT_TIMEOUT = 10.0
 _HEALTH_TIMEOUT = 5.0
 _METRICS_TIMEOUT = 2.0
-_METRICS_BYTES = 8 * 1024 * 1024
-_READ_CHUNK = 256 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A complete HTTP answer."""
-
-    status: int
-    body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
+_DOCUMENT_BYTES = 8 * 1024 * 1024
 
 
 class Health(Enum):
@@ -35,26 +24,6 @@ class Health(Enum):
     ALIVE = "alive"
     UNWELL = "unwell"
     SILENT = "silent"
-
-
-class UpstreamError(Exception):
-    """No answer; the message is for people and names no secret."""
-
-
-class NotSent(UpstreamError):
-    """The server could not be reached, so the request has had no effect."""
-
-
-class TimedOut(UpstreamError):
-    """The server took longer than it may."""
-
-
-class Broken(UpstreamError):
-    """The connection ended before the answer did."""
-
-
-class TooLarge(UpstreamError):
-    """The answer passed the size limit."""
 
 
 class Upstream(Protocol):
@@ -81,79 +50,55 @@ class Upstream(Protocol):
         ...
 
 
-def open_session(longest: float | None) -> ClientSession:
-    """Connections to servers, whose answers may take `longest` seconds."""
-    # The pools limit what is in flight; a limit here as well would only hide who waits. A connection is kept for less
-    # than uvicorn keeps it (5 s), or a request would now and then be sent into one that is being closed.
-    return ClientSession(
-        connector=TCPConnector(limit=0, keepalive_timeout=4, ttl_dns_cache=60),
-        cookie_jar=DummyCookieJar(),
-        timeout=ClientTimeout(total=longest, sock_connect=_CONNECT_TIMEOUT),
-        headers={"user-agent": "batchyard", "accept-encoding": "identity"},
-    )
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """Where requests of one path go, and the head that all of them have, but for what is each request's own."""
+
+    deployment: Deployment
+    origin: Origin
+    head: bytes
 
 
-class AiohttpUpstream:
-    """`Upstream` over aiohttp, which costs a twentieth of httpx per request (see docs/architecture)."""
+class HttpUpstream:
+    """`Upstream` over HTTP/1.1."""
 
     def __init__(self, request_timeout: float, max_response_bytes: int) -> None:
         self._request_timeout = request_timeout
         self._max_response_bytes = max_response_bytes
-        self._headers: dict[str, tuple[Deployment, dict[str, str]]] = {}
-        self._urls: dict[tuple[str, str], URL] = {}
-        self._session: ClientSession | None = None
+        self._routes: dict[tuple[str, str, str], _Route] = {}
+        self._client = HttpClient()
 
     async def __aenter__(self) -> Self:
-        self._session = open_session(None)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
+        await self._client.close()
 
     async def post(self, deployment: Deployment, path: str, body: bytes, request_id: str) -> Answer:
-        headers = {**self._headers_of(deployment), "x-request-id": request_id}
-        timeout = deployment.timeout or self._request_timeout
-        try:
-            async with (
-                asyncio.timeout(timeout),
-                self._open.post(
-                    self._url_of(deployment, path), data=body, headers=headers, allow_redirects=False
-                ) as response,
-            ):
-                return Answer(response.status, await self._read(response, self._max_response_bytes), response.headers)
-        except TimeoutError as error:
-            # aiohttp's own connect timeout is a TimeoutError too, but one before anything was sent.
-            if isinstance(error, aiohttp.ConnectionTimeoutError):
-                raise NotSent(f"no connection within {_CONNECT_TIMEOUT:g} s") from error
-            raise TimedOut(f"no complete answer within {timeout:g} s") from error
-        except ClientConnectorError as error:
-            raise NotSent(_reason(error)) from error
-        except (ClientError, OSError) as error:
-            raise Broken(_reason(error)) from error
+        route = self._route("POST", deployment, path)
+        own = b"content-type: application/json\r\nx-request-id: %b\r\ncontent-length: %d\r\n\r\n"
+        return await self._client.send(
+            route.origin,
+            b"".join((route.head, own % (request_id.encode(), len(body)), body)),
+            most=self._max_response_bytes,
+            timeout=deployment.timeout or self._request_timeout,
+        )
 
     async def health(self, deployment: Deployment) -> Health:
-        try:
-            async with (
-                asyncio.timeout(_HEALTH_TIMEOUT),
-                self._open.get(self._url_of(deployment, "/health"), headers=self._headers_of(deployment)) as response,
-            ):
-                return Health.ALIVE if response.status < 500 else Health.UNWELL
-        except (ClientError, OSError, TimeoutError):
+        answer = await self._get(deployment, "/health", _HEALTH_TIMEOUT)
+        if answer is None:
             return Health.SILENT
+        return Health.ALIVE if answer.status < 500 else Health.UNWELL
 
     async def models(self, deployment: Deployment) -> list[str] | None:
+        answer = await self._get(deployment, "/v1/models", _HEALTH_TIMEOUT)
+        if answer is None or answer.status != 200:
+            return None
         try:
-            async with (
-                asyncio.timeout(_HEALTH_TIMEOUT),
-                self._open.get(
-                    self._url_of(deployment, "/v1/models"), headers=self._headers_of(deployment)
-                ) as response,
-            ):
-                document: Any = await response.json(content_type=None) if response.status == 200 else None
-        except (ClientError, OSError, TimeoutError, ValueError):
+            document: Any = json.loads(answer.body)
+        except (ValueError, RecursionError):
             return None
         if not isinstance(document, dict) or not isinstance(document.get("data"), list):
             return None
@@ -162,52 +107,45 @@ class AiohttpUpstream:
         ]
 
     async def metrics(self, deployment: Deployment) -> str | None:
+        answer = await self._get(deployment, "/metrics", _METRICS_TIMEOUT)
+        return None if answer is None or answer.status != 200 else answer.body.decode(errors="replace")
+
+    async def _get(self, deployment: Deployment, path: str, timeout: float) -> Answer | None:
+        """What the server answers, or None if it does not, or not within so many seconds."""
+        route = self._route("GET", deployment, path)
         try:
-            async with (
-                asyncio.timeout(_METRICS_TIMEOUT),
-                self._open.get(
-                    self._url_of(deployment, "/metrics"), headers=self._headers_of(deployment), allow_redirects=False
-                ) as response,
-            ):
-                if response.status != 200:
-                    return None
-                return (await self._read(response, _METRICS_BYTES)).decode(errors="replace")
-        except (ClientError, OSError, TimeoutError, TooLarge):
+            return await self._client.send(
+                route.origin, route.head + b"\r\n", most=_DOCUMENT_BYTES, timeout=timeout, repeatable=True
+            )
+        except UpstreamError:
             return None
 
-    async def _read(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-        declared = response.content_length
-        if declared is not None and declared <= max_bytes:
-            return await response.read()
-        chunks: list[bytes] = []
-        size = 0
-        async for chunk in response.content.iter_chunked(_READ_CHUNK):
-            size += len(chunk)
-            if size > max_bytes:
-                raise TooLarge(f"the answer is larger than {max_bytes} bytes")
-            chunks.append(chunk)
-        return b"".join(chunks)
-
-    @property
-    def _open(self) -> ClientSession:
-        assert self._session is not None, "used outside its context"
-        return self._session
-
-    def _url_of(self, deployment: Deployment, path: str) -> URL:
-        url = self._urls.get((deployment.base_url, path))
-        if url is None:
-            url = self._urls[deployment.base_url, path] = URL(deployment.base_url + path)
-        return url
-
-    def _headers_of(self, deployment: Deployment) -> dict[str, str]:
-        known, headers = self._headers.get(deployment.id, (None, {}))
-        if known is not deployment:  # it is new, or its key is
-            headers = {"content-type": "application/json"}
-            if deployment.api_key is not None:
-                headers["authorization"] = f"Bearer {deployment.api_key.get_secret_value()}"
-            self._headers[deployment.id] = (deployment, headers)
-        return headers
+    def _route(self, method: str, deployment: Deployment, path: str) -> _Route:
+        key = (method, deployment.id, path)
+        route = self._routes.get(key)
+        if route is None or route.deployment is not deployment:  # it is new, or its server or its key is
+            route = self._routes[key] = _route(method, deployment, path)
+        return route
 
 
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+def _route(method: str, deployment: Deployment, path: str) -> _Route:
+    """Raises ValueError for a URL or a key that cannot stand in a request."""
+    url = URL(deployment.base_url + path)
+    if url.raw_host is None or url.port is None:
+        raise ValueError("the server's URL names no host")
+    lines = [
+        f"{method} {url.raw_path_qs} HTTP/1.1",
+        f"host: {url.host_port_subcomponent}",
+        "user-agent: batchyard",
+        "accept: */*",
+        "accept-encoding: identity",
+    ]
+    if deployment.api_key is not None:
+        lines.append(f"authorization: Bearer {deployment.api_key.get_secret_value()}")
+    elif url.user is not None:
+        credentials = b64encode(f"{url.user}:{url.password or ''}".encode()).decode()
+        lines.append(f"authorization: Basic {credentials}")
+    if any(character in line for line in lines for character in "\r\n\0"):
+        raise ValueError("the server's URL or key has characters that cannot stand in a header")
+    head = "".join(f"{line}\r\n" for line in lines).encode()
+    return _Route(deployment, Origin(url.raw_host, url.port, url.scheme == "https"), head)

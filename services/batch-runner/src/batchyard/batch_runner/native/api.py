@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import msgspec
-from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout
+from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 
 from batchyard.batch_runner.lines import Tokens, read_answer
 from batchyard.batch_runner.native.documents import (
@@ -22,7 +22,6 @@ from batchyard.batch_runner.native.documents import (
 )
 from batchyard.batch_runner.native.upload import multipart
 from batchyard.batch_runner.retry import is_retryable, parse_retry_after
-from batchyard.batch_runner.upstream import open_session
 from batchyard.common.clock import Clock
 from batchyard.common.config import Deployment
 
@@ -83,7 +82,14 @@ class NativeApi:
         self._session: ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = open_session(_DOCUMENT_TIMEOUT)
+        # The pools limit what is in flight; a limit here as well would only hide who waits. A connection is kept for
+        # less than uvicorn keeps it (5 s), or a request would now and then be sent into one that is being closed.
+        self._session = ClientSession(
+            connector=TCPConnector(limit=0, keepalive_timeout=4, ttl_dns_cache=60),
+            cookie_jar=DummyCookieJar(),
+            timeout=ClientTimeout(total=_DOCUMENT_TIMEOUT, sock_connect=_CONNECT_TIMEOUT),
+            headers={"user-agent": "batchyard", "accept-encoding": "identity"},
+        )
         return self
 
     async def __aexit__(

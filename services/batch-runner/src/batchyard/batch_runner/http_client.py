@@ -1,0 +1,189 @@
+"""Connections to servers, kept for the next request.
+
+A batch is nothing but requests to few servers: this costs a sixth of what a client for everything does (see
+docs/architecture). No redirects, no cookies, no proxies.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from aiohappyeyeballs import start_connection
+
+from batchyard.batch_runner.exchange import Answer, Broken, NotSent, TimedOut
+from batchyard.batch_runner.http_connection import Connection
+from batchyard.common.tasks import end
+
+_CONNECT_TIMEOUT = 10.0
+_KEEPALIVE = 4.0  # seconds: uvicorn ends a connection after 5, and would now and then do so under a request
+_ADDRESSES_KNOWN = 60.0  # seconds
+_NEXT_FAMILY = 0.25  # seconds after which another address is tried as well (RFC 8305)
+
+_Address = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a server listens. `host` is a name or an address without brackets."""
+
+    host: str
+    port: int
+    is_tls: bool
+
+
+@dataclass(slots=True)
+class _Lookup:
+    """The addresses of an origin, once they are known."""
+
+    finding: asyncio.Task[Sequence[_Address]]
+    until: float
+    turns: int = 0
+
+    def addresses(self) -> list[_Address]:
+        """All of them, each time another one first: a name may stand for several servers."""
+        found = self.finding.result()
+        first = self.turns % len(found)
+        self.turns += 1
+        return [*found[first:], *found[:first]]
+
+
+class HttpClient:
+    """Sends requests, each over a connection of its own for as long as it takes. Nobody else limits how many."""
+
+    def __init__(self) -> None:
+        self._idle: dict[Origin, deque[Connection]] = {}
+        self._lookups: dict[Origin, _Lookup] = {}
+        self._tidying: asyncio.TimerHandle | None = None
+
+    async def send(
+        self,
+        origin: Origin,
+        request: bytes,
+        *,
+        most: int,
+        timeout: float,
+        repeatable: bool = False,
+    ) -> Answer:
+        """The answer to a whole request, head and body. Cancelling closes the connection.
+
+        Args:
+            most: Bytes that the answer's body may have.
+            timeout: Seconds that everything may take.
+            repeatable: Whether to send it once more if it met a connection that the server was just closing.
+
+        Raises:
+            UpstreamError: One of its kinds.
+        """
+        loop = asyncio.get_running_loop()
+        connection = self._kept(origin, loop.time())
+        if connection is not None:
+            try:
+                answer = await connection.ask(request, most=most, timeout=timeout)
+            except Broken:
+                if not repeatable or connection.has_received:
+                    raise
+            else:
+                self._keep(origin, connection, loop)
+                return answer
+        began = loop.time()
+        connection = await self._connect(origin, timeout)
+        answer = await connection.ask(request, most=most, timeout=max(0.0, timeout - (loop.time() - began)))
+        self._keep(origin, connection, loop)
+        return answer
+
+    async def close(self) -> None:
+        """Close the connections that are not in use."""
+        if self._tidying is not None:
+            self._tidying.cancel()
+        for connections in self._idle.values():
+            for connection in connections:
+                connection.close()
+        self._idle.clear()
+        await end(lookup.finding for lookup in self._lookups.values())
+
+    def _kept(self, origin: Origin, now: float) -> Connection | None:
+        """A connection that is there already: the one that was in use last, so that as few as possible are kept."""
+        connections = self._idle.get(origin)
+        while connections:
+            connection = connections.pop()
+            if connection.is_open and now - connection.idle_since < _KEEPALIVE:
+                return connection
+            connection.close()
+        return None
+
+    def _keep(self, origin: Origin, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
+        if not connection.is_open:
+            connection.close()
+            return
+        connection.idle_since = loop.time()
+        self._idle.setdefault(origin, deque()).append(connection)
+        if self._tidying is None:
+            self._tidying = loop.call_later(_KEEPALIVE, self._tidy)
+
+    def _tidy(self) -> None:
+        """Close what has not been used for long."""
+        loop = asyncio.get_running_loop()
+        for origin, connections in list(self._idle.items()):
+            while connections and loop.time() - connections[0].idle_since >= _KEEPALIVE:
+                connections.popleft().close()
+            if not connections:
+                del self._idle[origin]
+        self._tidying = loop.call_later(_KEEPALIVE, self._tidy) if self._idle else None
+
+    async def _connect(self, origin: Origin, timeout: float) -> Connection:
+        """A new connection. Raises NotSent, or TimedOut for a request that may not take as long as connecting may."""
+        patience = min(timeout, _CONNECT_TIMEOUT)
+        try:
+            async with asyncio.timeout(patience):
+                return await self._connected(origin)
+        except TimeoutError as error:
+            if patience < _CONNECT_TIMEOUT:
+                raise TimedOut(f"no complete answer within {timeout:g} s") from error
+            raise NotSent(f"no connection within {patience:g} s") from error
+        except (OSError, UnicodeError) as error:
+            self._lookups.pop(origin, None)  # it may have moved
+            raise NotSent(f"no connection to {origin.host}:{origin.port}: {error}") from error
+
+    async def _connected(self, origin: Origin) -> Connection:
+        loop = asyncio.get_running_loop()
+        addresses: Any = await self._addresses(origin)
+        connected = await start_connection(addresses, happy_eyeballs_delay=_NEXT_FAMILY, interleave=1)
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        _, connection = await loop.create_connection(
+            Connection,
+            sock=connected,
+            ssl=self._tls if origin.is_tls else None,
+            server_hostname=origin.host if origin.is_tls else None,
+        )
+        return connection
+
+    async def _addresses(self, origin: Origin) -> list[_Address]:
+        """Who all ask at once share one look."""
+        loop = asyncio.get_running_loop()
+        lookup = self._lookups.get(origin)
+        if lookup is None or lookup.until <= loop.time():
+            finding = loop.create_task(_found(origin))
+            lookup = self._lookups[origin] = _Lookup(finding, loop.time() + _ADDRESSES_KNOWN)
+        try:
+            await asyncio.shield(lookup.finding)
+        except (OSError, UnicodeError):
+            if self._lookups.get(origin) is lookup:
+                del self._lookups[origin]
+            raise
+        return lookup.addresses()
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        context = ssl.create_default_context()
+        context.set_alpn_protocols(["http/1.1"])
+        return context
+
+
+async def _found(origin: Origin) -> Sequence[_Address]:
+    return await asyncio.get_running_loop().getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)

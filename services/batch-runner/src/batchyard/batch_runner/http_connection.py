@@ -1,0 +1,189 @@
+"""One HTTP/1.1 connection to a server: one request at a time, and its whole answer.
+
+Source: RFC 9112. The parser is llhttp, that of Node.js.
+"""
+
+import asyncio
+import zlib
+from typing import cast
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from batchyard.batch_runner.exchange import Answer, Broken, TimedOut, TooLarge, UpstreamError
+
+_MOST_HEAD = 64 * 1024  # bytes of an answer before its body
+_UNENCODED = (None, b"identity")
+_ZLIB_OR_GZIP = 32 + zlib.MAX_WBITS
+
+
+class Connection(asyncio.Protocol):
+    """A connection that is there already.
+
+    Attributes:
+        is_open: Whether another request may be sent, as far as is known.
+        idle_since: The loop's second at which its owner last put it by.
+    """
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self.idle_since = 0.0
+        self._transport: asyncio.Transport | None = None
+        self._parser: HttpResponseParser | None = HttpResponseParser(self)
+        self._answer: asyncio.Future[Answer] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timeout = 0.0
+        self._most = 0
+        self._received = 0
+        self._size = 0
+        self._in_head = True
+        self._headers: dict[bytes, bytes] = {}
+        self._body: list[bytes] = []
+
+    @property
+    def has_received(self) -> bool:
+        """Whether anything of the last request's answer has come."""
+        return self._received > 0
+
+    async def ask(self, request: bytes, *, most: int, timeout: float) -> Answer:
+        """Send a whole request, and wait for its answer. A connection whose request failed or was given up is closed.
+
+        Args:
+            most: Bytes that the answer's body may have.
+            timeout: Seconds that it may take.
+
+        Raises:
+            UpstreamError: TimedOut, Broken or TooLarge.
+        """
+        if not self.is_open or self._transport is None:
+            raise Broken("the server has closed the connection")
+        loop = asyncio.get_running_loop()
+        self._answer = loop.create_future()
+        self._most, self._timeout = most, timeout
+        self._received = 0
+        self._begin_answer()
+        self._timer = loop.call_later(timeout, self._expire)
+        self._transport.write(request)
+        try:
+            return await self._answer
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self._timer.cancel()
+            self._answer = None
+
+    def close(self) -> None:
+        """End the connection at once. A server that still works on a request sees that nobody waits for it."""
+        self.is_open = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self.is_open = True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_open = False
+        if exc is None and not self._in_head and self._ends_with_connection:
+            self._complete()
+        self._fail(Broken(str(exc) if exc else "the server closed the connection before the answer was there"))
+        self._transport = self._parser = None  # they know each other
+
+    def data_received(self, data: bytes) -> None:
+        if self._answer is None or self._answer.done() or self._parser is None:
+            self.close()  # it says something that nobody has asked for
+            return
+        self._received += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade):
+            self._fail(Broken("the server's answer is not HTTP"))
+        if self._in_head and self._received > _MOST_HEAD:
+            self._fail(Broken("the answer's headers have no end"))
+
+    def on_message_begin(self) -> None:
+        """The parser's: an answer begins; one that nobody has asked for comes right behind another one."""
+        if self._answer is None or self._answer.done():
+            self.is_open = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """The parser's: a header, or what comes after a body in chunks."""
+        if self._in_head:
+            self._headers.setdefault(name.lower(), value)
+
+    def on_headers_complete(self) -> None:
+        """The parser's: the body comes next."""
+        self._in_head = False
+        declared = self._headers.get(b"content-length")
+        if declared is not None and int(declared) > self._most:
+            self._fail(self._too_large())
+
+    def on_body(self, part: bytes) -> None:
+        """The parser's: a part of the body."""
+        self._size += len(part)
+        if self._size > self._most:
+            self._fail(self._too_large())
+        else:
+            self._body.append(part)
+
+    def on_message_complete(self) -> None:
+        """The parser's: that was all of it."""
+        if self._answer is None or self._answer.done() or self._parser is None:
+            return
+        if self._parser.get_status_code() < 200:  # 100 Continue and the like: the answer itself is still to come
+            self._begin_answer()
+            return
+        assert self._transport is not None
+        # Who answers before it has read the whole request reads the rest of it as the next one.
+        self.is_open = self._parser.should_keep_alive() and not self._transport.get_write_buffer_size()
+        self._complete()
+
+    def _begin_answer(self) -> None:
+        self._in_head = True
+        self._size = 0
+        self._headers = {}
+        self._body = []
+
+    @property
+    def _ends_with_connection(self) -> bool:
+        return b"content-length" not in self._headers and b"transfer-encoding" not in self._headers
+
+    def _complete(self) -> None:
+        if self._answer is None or self._answer.done() or self._parser is None:
+            return
+        try:
+            body = self._decoded(b"".join(self._body))
+        except UpstreamError as error:
+            self._fail(error)
+        else:
+            self._answer.set_result(Answer(self._parser.get_status_code(), body, self._headers))
+        self._body = []
+
+    def _decoded(self, body: bytes) -> bytes:
+        """What a body says that is compressed although that was not asked for. Raises UpstreamError."""
+        encoding = self._headers.get(b"content-encoding")
+        if encoding in _UNENCODED or not body:
+            return body
+        if encoding not in (b"gzip", b"deflate"):
+            raise Broken("the answer is encoded in a way that was not asked for")
+        decompressor = zlib.decompressobj(_ZLIB_OR_GZIP)
+        try:
+            text = decompressor.decompress(body, self._most + 1)
+        except zlib.error as error:
+            raise Broken("the answer's encoding is broken") from error
+        if len(text) > self._most:
+            raise self._too_large()
+        if not decompressor.eof:
+            raise Broken("the answer's encoding is broken")
+        return text
+
+    def _expire(self) -> None:
+        self._fail(TimedOut(f"no complete answer within {self._timeout:g} s"))
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"the answer is larger than {self._most} bytes")
+
+    def _fail(self, error: UpstreamError) -> None:
+        self.is_open = False
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(error)
