@@ -9,10 +9,11 @@ import itertools
 import math
 import random
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from batchyard.batch_runner.limiter import Decision, Limiter
+from batchyard.batch_runner.limiter import Limiter
 from batchyard.batch_runner.observation import Load, Observation
+from batchyard.batch_runner.verdict import Decision
 
 TICK = 0.05
 
@@ -38,6 +39,8 @@ class Server:
         knee: Requests up to which a batch costs no time.
         step: Seconds for one token.
         kv_tokens: Tokens that fit into the KV cache.
+        is_stepwise: Whether it takes requests in only between two steps, `step` (a tick or more) apart, and tells its
+            load as of the last step's end, without who has ended or come in it: as vLLM does.
     """
 
     slots: int = 64
@@ -45,8 +48,12 @@ class Server:
     step: float = 0.01
     kv_tokens: float = 1e9
     refuses_above: int | None = None
+    is_stepwise: bool = False
     now: float = 0.0
     preemptions: int = 0
+    _told: Load = field(default_factory=lambda: Load(0, 0))
+    _told_waiting: int = 0
+    _coming: list[tuple[float, int, Request]] = field(default_factory=list)
     _work: float = 0.0
     _running: list[tuple[float, int, Request]] = field(default_factory=list)
     _alive: dict[int, Request] = field(default_factory=dict)
@@ -68,6 +75,10 @@ class Server:
 
     @property
     def load(self) -> Load:
+        return self._told if self.is_stepwise else self._load
+
+    @property
+    def _load(self) -> Load:
         return Load(self.running, self.waiting, min(1.0, self.kv_used / self.kv_tokens), self.preemptions)
 
     def best(self, tokens: float, prompt: float = 0.0, kv_share: float = 0.9) -> float:
@@ -75,14 +86,21 @@ class Server:
         fits = kv_share * self.kv_tokens / (prompt + tokens / 2)
         return min(self.slots, self.knee, fits) / self.step
 
-    def send(self, owner: object, tokens: float, prompt: float = 0.0) -> Request | None:
-        """A request; None if it is refused with 429."""
+    def send(self, owner: object, tokens: float, prompt: float = 0.0, way: float = 0.0) -> Request | None:
+        """A request that is there after `way` seconds; None if it is refused with 429."""
         if self.refuses_above is not None and self.running + len(self._queue) >= self.refuses_above:
             return None
         request = Request(owner, self.now, tokens, prompt, next(self._numbers))
-        self._queue.append(request)
-        self._admit()
+        if way:
+            heapq.heappush(self._coming, (self.now + way, request.number, request))
+        else:
+            self._arrive(request)
         return request
+
+    def _arrive(self, request: Request) -> None:
+        self._queue.append(request)
+        if not self.is_stepwise:
+            self._admit()
 
     def abort(self, request: Request) -> None:
         request.is_gone = True
@@ -92,7 +110,12 @@ class Server:
     def advance(self) -> list[Request]:
         """One tick; the requests that ended in it."""
         self.now += TICK
+        while self._coming and self._coming[0][0] <= self.now:
+            self._arrive(heapq.heappop(self._coming)[2])
+        steps = math.floor(self._work)
         self._work += TICK / (self.step * max(1.0, self.running / self.knee))
+        if self.is_stepwise and math.floor(self._work) == steps:
+            return []
         ended = []
         while self._running and (self._running[0][0] <= self._work or self._running[0][2].is_gone):
             request = heapq.heappop(self._running)[2]
@@ -107,7 +130,9 @@ class Server:
             heapq.heapify(self._running)
             youngest.is_gone = False
             self._queue.appendleft(youngest)
+        self._told = replace(self._load, waiting=self._told_waiting)
         self._admit()
+        self._told_waiting = self.waiting
         return ended
 
     def _admit(self) -> None:
@@ -132,6 +157,7 @@ class Batch:
         period: Seconds between two looks.
         has_metrics: Whether the server tells its load.
         spread: How much lengths differ: 0 not at all, 1 from next to nothing to twice the mean.
+        way: Seconds that a request is under way to the server.
         begins: The second at which it begins.
         ends: The second from which it sends nothing more.
     """
@@ -144,6 +170,7 @@ class Batch:
     period: float = 0.5
     has_metrics: bool = True
     spread: float = 0.5
+    way: float = 0.0
     begins: float = 0.0
     ends: float = math.inf
     in_flight: dict[int, Request] = field(default_factory=dict)
@@ -155,6 +182,7 @@ class Batch:
     _completions: int = 0
     _tokens: float = 0.0
     _throttled: int = 0
+    _most: int = 0
     _look_at: float = 0.0
 
     def act(self) -> None:
@@ -168,11 +196,12 @@ class Batch:
     def _refill(self) -> None:
         while len(self.in_flight) < self.limiter.limit and self.server.now < self.ends:
             length = self.tokens * self.rng.uniform(1 - self.spread, 1 + self.spread)
-            request = self.server.send(self, length, self.prompt)
+            request = self.server.send(self, length, self.prompt, self.way)
             if request is None:
                 self._throttled += 1
                 break
             self.in_flight[request.number] = request
+            self._most = max(self._most, len(self.in_flight))
 
     def took(self, request: Request) -> None:
         del self.in_flight[request.number]
@@ -196,6 +225,7 @@ class Batch:
             tokens=round(self._tokens),
             seconds=self._seconds,
             load=load if self.has_metrics else None,
+            most=self._most,
             throttled=self._throttled,
         )
         self._seconds, self._completions, self._tokens, self._throttled = 0.0, 0, 0.0, 0
@@ -204,6 +234,7 @@ class Batch:
         for number in list(reversed(self.in_flight))[: decision.abort]:
             self.server.abort(self.in_flight.pop(number))
             self.aborted += 1
+        self._most = len(self.in_flight)
 
 
 @dataclass

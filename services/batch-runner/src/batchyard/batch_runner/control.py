@@ -5,16 +5,17 @@ import random
 from contextlib import suppress
 
 from batchyard.batch_runner.fleet import Fleet
-from batchyard.batch_runner.limiter import CUTS, Decision, Mode
 from batchyard.batch_runner.pool import Member, Pool
 from batchyard.batch_runner.server_metrics import read_load
 from batchyard.batch_runner.steering import Steering
 from batchyard.batch_runner.upstream import Upstream
+from batchyard.batch_runner.verdict import CUTS, Decision, Mode
 from batchyard.common.clock import Clock
 from batchyard.common.logs import get_logger
 from batchyard.common.tasks import end
 
 _JITTER = 0.2  # of the interval: runners that look at the same moments mislead each other
+_EARLY = 0.12  # seconds between two looks at a server that is yet to be filled
 _log = get_logger(__name__)
 
 
@@ -37,24 +38,47 @@ class Control:
         try:
             while not stop.is_set():
                 self._look_at_all()
-                with suppress(TimeoutError):
-                    jitter = self._rng.uniform(1 - _JITTER, 1 + _JITTER)
-                    await asyncio.wait_for(stop.wait(), self._interval * jitter)
+                await self._until_next(stop)
         finally:
             await end(self._looks)
 
+    async def _until_next(self, stop: asyncio.Event) -> None:
+        """Wait for about the interval, and meanwhile look more often at servers that are only being filled."""
+        left = self._interval * self._rng.uniform(1 - _JITTER, 1 + _JITTER)
+        while left > 0 and not stop.is_set():
+            # Where nothing is in flight, whoever begins next is not to wait for long either.
+            is_early = self._ramping() or not any(member.in_flight for _, member, _ in self._driven())
+            pause = min(left, _EARLY) if is_early else left
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), pause)
+            left -= pause
+            if left > 0:
+                self._look_at(self._ramping())
+
+    def _driven(self) -> list[tuple[Pool, Member, Steering]]:
+        """Whose limit is looked for."""
+        members = ((pool, member) for pool in self._fleet.pools.values() for member in pool.members)
+        return [(pool, member, member.steering) for pool, member in members if member.steering is not None]
+
+    def _ramping(self) -> list[tuple[Pool, Member, Steering]]:
+        return [driven for driven in self._driven() if driven[1].in_flight and driven[2].is_ramping]
+
     def _look_at_all(self) -> None:
+        """At everyone who has something of ours, or has had until now."""
+        for pool, member, steering in self._driven():
+            if member.in_flight or steering.has_news(member.flights.traffic):
+                self._look_at([(pool, member, steering)])
+            else:
+                member.queue = 0.0  # nobody looks any more, so nobody knows
+
+    def _look_at(self, driven: list[tuple[Pool, Member, Steering]]) -> None:
         looked_at = list(self._looks.values())
-        for pool in self._fleet.pools.values():
-            for member in pool.members:
-                if member.steering is None or member in looked_at:
-                    continue
-                if not member.in_flight and not member.steering.has_news(member.flights.traffic):
-                    member.queue = 0.0  # nobody looks any more, so nobody knows
-                    continue
-                look = asyncio.create_task(self._look(pool, member, member.steering))
-                self._looks[look] = member
-                look.add_done_callback(self._looks.pop)
+        for pool, member, steering in driven:
+            if member in looked_at:
+                continue
+            look = asyncio.create_task(self._look(pool, member, steering))
+            self._looks[look] = member
+            look.add_done_callback(self._looks.pop)
 
     async def _look(self, pool: Pool, member: Member, steering: Steering) -> None:
         try:

@@ -12,13 +12,13 @@ from prometheus_client.registry import Collector
 
 from batchyard.batch_runner.breaker import Circuit
 from batchyard.batch_runner.fleet import Fleet
-from batchyard.batch_runner.limiter import Mode
 from batchyard.batch_runner.open_shards import OpenShards
 from batchyard.batch_runner.pool import Member
 from batchyard.batch_runner.retry import Failure
 from batchyard.batch_runner.segments import ERROR_KINDS, OUTPUT_KINDS
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.standings import Standings
+from batchyard.batch_runner.verdict import Mode
 from batchyard.common.clock import Clock
 from batchyard.common.messaging.topology import work_consumer
 

@@ -45,6 +45,7 @@ class Observation:
         seconds: What those answers took, summed up.
         load: None when the server does not say.
         siblings: Requests that this process has there besides `in_flight`, through other pools.
+        leaving: Requests of our own that were taken back, and may still be there.
         throttled: 429 and 503 answers since the last look.
         timeouts: Requests that were given up since.
     """
@@ -57,6 +58,7 @@ class Observation:
     load: Load | None = None
     most: int = 0
     siblings: int = 0
+    leaving: int = 0
     throttled: int = 0
     timeouts: int = 0
 
@@ -74,7 +76,7 @@ class Observation:
         """Requests that other clients have there."""
         if self.load is None:
             return 0.0
-        return max(0.0, self.load.running + self.load.waiting - self.in_flight - self.siblings)
+        return max(0.0, self.load.running + self.load.waiting - self.in_flight - self.siblings - self.leaving)
 
 
 @dataclass(slots=True)

@@ -10,11 +10,11 @@ from batchyard.batch_runner.allowance import Allowance
 from batchyard.batch_runner.breaker import Breaker, BreakerRules
 from batchyard.batch_runner.fairness import Claim, FairQueue, Share
 from batchyard.batch_runner.flight import Flights
-from batchyard.batch_runner.limiter import Reason
 from batchyard.batch_runner.priority import PriorityProbe
 from batchyard.batch_runner.segments import Kind
 from batchyard.batch_runner.steering import Steering
 from batchyard.batch_runner.upstream import Health, Upstream
+from batchyard.batch_runner.verdict import Reason
 from batchyard.common.clock import Clock
 from batchyard.common.config import Deployment
 from batchyard.common.logs import get_logger

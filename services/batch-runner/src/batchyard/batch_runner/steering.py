@@ -3,8 +3,9 @@
 from collections import deque
 from dataclasses import dataclass, replace
 
-from batchyard.batch_runner.limiter import CUTS, Decision, Limiter, Mode, Reason
+from batchyard.batch_runner.limiter import Limiter
 from batchyard.batch_runner.observation import Load, Observation
+from batchyard.batch_runner.verdict import CUTS, Decision, Mode, Reason
 
 _REMEMBERED_CUTS = 10
 _LOOKS_WITHOUT_METRICS = 3
@@ -72,6 +73,11 @@ class Steering:
     @property
     def limit(self) -> int:
         return self._limiter.limit
+
+    @property
+    def is_ramping(self) -> bool:
+        """Whether it pays to look often, since the limit is doubled at every look that shows room."""
+        return self._limiter.is_ramping
 
     def bound(self, ceiling: int) -> None:
         """Never pass `ceiling` from now on."""

@@ -1,0 +1,127 @@
+"""How many requests a server takes: what is remembered of when it was full, of its memory, and of who else comes."""
+
+import math
+
+from batchyard.batch_runner.observation import Load, Observation
+
+_DOUBT = 1.3  # times what made the server full: with more than that and no queue, the server is another one
+_BRINK, _BRINK_ALONE = 0.97, 0.985  # of what made the server full: with less nobody waits who comes beside us
+_PEAK_FADES = 30.0  # seconds in which a peak of others' load loses two thirds
+_WAY_FOLLOWS = 3.0  # seconds in which two thirds of a change are believed
+_UNSETTLED = 1.0  # seconds after a rise of the limit in which much is on the way to the server
+_CATCHES_UP = 0.3  # of the difference, for each look at a queue
+_KV_LEAST = 0.2  # of the KV cache: with less taken, a request's part in it says little
+_KV_TARGET, _KV_LOWEST = 0.91, 0.8
+_KV_LOWERED, _KV_RECOVERS = 0.02, 0.002  # for each cut, and for each second
+
+
+class Memory:
+    """How many requests fit into the KV cache, by what those take that run."""
+
+    def __init__(self) -> None:
+        self.target = _KV_TARGET
+        self._usage = 0.0
+        self._running = 0.0
+
+    def note(self, load: Load, elapsed: float, latency: float) -> None:
+        """One more look: the fill goes up and down by chance, so it is what it is on average that is held."""
+        self.target = min(_KV_TARGET, self.target + _KV_RECOVERS * elapsed)
+        if load.kv_usage is None:
+            return
+        follows = 1.0 - math.exp(-elapsed / min(max(latency, 2.0), 10.0)) if self._running else 1.0
+        self._usage += follows * (load.kv_usage - self._usage)
+        self._running += follows * (load.running - self._running)
+
+    def overflowed(self) -> None:
+        """Requests lost their place in it: leave more of it free for a while."""
+        self.target = max(_KV_LOWEST, self.target - _KV_LOWERED)
+
+    @property
+    def fits(self) -> float:
+        if self._usage < _KV_LEAST or self._running < 1:
+            return math.inf
+        return self.target * self._running / self._usage
+
+
+class Room:
+    """The room of one server.
+
+    Attributes:
+        full: Requests in the server when it last had a queue; None while it had none.
+        brink_since: Since when as many are there as it takes.
+        peak: Of others' load, lately.
+        way: Requests of our own that are in flight and not in the server: on the way to it, or back.
+    """
+
+    def __init__(self) -> None:
+        self.full: float | None = None
+        self.brink_since: float | None = None
+        self.peak = 0.0
+        self.way = 0.0
+        self.memory = Memory()
+        self.is_memory_bound = False
+        self._full_seen = 0.0
+        self._refuses = False
+
+    def note(self, seen: Observation, elapsed: float, latency: float, raised_at: float) -> None:
+        """One more look, `elapsed` seconds after the one before; the limit was raised at `raised_at`."""
+        load = seen.load
+        if load is None:
+            return
+        self.peak = max(seen.others, self.peak * math.exp(-elapsed / _PEAK_FADES))
+        self.memory.note(load, elapsed, latency)
+        if seen.others > 1:
+            self.way = 0.0  # nobody can tell
+        elif seen.now - raised_at >= _UNSETTLED and load.waiting <= queue_target(load):
+            on_the_way = max(0.0, seen.in_flight + seen.siblings - load.running - load.waiting)
+            self.way += (1.0 - math.exp(-elapsed / _WAY_FOLLOWS)) * (on_the_way - self.way)
+        if self.full is not None and self.full > _DOUBT * self._full_seen:
+            self.full = None
+
+    def is_full(self, requests: float, *, refuses: bool = False) -> None:
+        """So many requests are too many for the server, or just enough; or it has refused more."""
+        self.full = self._full_seen = max(1.0, requests)
+        self.brink_since = None
+        self._refuses = refuses
+
+    def queues(self, seen: Observation, load: Load) -> None:
+        """Something waits, and it was known how many make the server full."""
+        assert self.full is not None
+        if self.is_alone(seen):
+            self.full = self._full_seen = self.full + _CATCHES_UP * (load.running - self.full)
+        else:
+            self.full = min(self.full, load.running)
+        self.brink_since = None
+
+    def forget(self) -> None:
+        self.full = None
+        self.is_memory_bound = False
+
+    def is_alone(self, seen: Observation) -> bool:
+        """Whether nobody else is there, nor was lately."""
+        return seen.others <= 1 and self.peak <= 1
+
+    def reserve(self, seen: Observation) -> float:
+        """What others have had lately."""
+        return max(0.0, self.peak - seen.others)
+
+    def free(self, seen: Observation) -> float | None:
+        """How many of our own there is room for; None if nothing is known."""
+        most = math.inf
+        if self.full is not None:
+            most = (_BRINK_ALONE if self.is_alone(seen) and not self._refuses else _BRINK) * self.full
+        if self.is_memory_bound:
+            most = min(most, self.memory.fits)
+        return self._ours(seen, most) if most < math.inf else None
+
+    def fits(self, seen: Observation) -> float:
+        """How many of our own fit into the KV cache."""
+        return self._ours(seen, self.memory.fits)
+
+    def _ours(self, seen: Observation, most: float) -> float:
+        return most - seen.others - seen.siblings - self.reserve(seen) + min(self.way, most)
+
+
+def queue_target(load: Load) -> float:
+    """Requests that may wait: between two steps of the engine, those that have just come do."""
+    return max(2.0, 0.05 * load.running)
