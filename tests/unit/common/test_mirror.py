@@ -166,6 +166,20 @@ async def test_it_is_current_again_after_an_outage(tmp_path: Path) -> None:
             await broker.stop()
 
 
+async def test_a_connection_that_comes_back_is_read_from_anew(
+    messaging: Messaging, mirror: Mirror[Team], records: Records[Team]
+) -> None:
+    """At once, and whether the server has been silent or not: what it sent meanwhile went nowhere."""
+    with capture_logs() as logs:
+        await messaging.connection.force_reconnect()
+        await until(lambda: "mirror.watch_lost" in events(logs))
+    (lost,) = (entry for entry in logs if entry["event"] == "mirror.watch_lost")
+    assert "the connection is another one" in lost["reason"]
+    await until(lambda: mirror.is_current)
+    await records.put("t", team(1))
+    await until(shows(mirror, "t", 1))
+
+
 async def test_the_directory_knows_tenants_by_their_ids(messaging: Messaging, records: Records[Team]) -> None:
     await records.put("team=2Fone", team(7))
     async with open_teams(messaging.connection) as teams:

@@ -12,7 +12,6 @@ from typing import Any, NoReturn, TypeVar
 
 import uvloop
 from faststream.nats import NatsBroker
-from nats.aio.client import Client
 from nats.errors import ConnectionReconnectingError, Error
 from nats.js import JetStreamContext
 from pydantic import ValidationError
@@ -21,6 +20,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 from batchyard.common.errors import BatchyardError, ConfigurationError
 from batchyard.common.logs import configure_logging, get_logger
 from batchyard.common.messaging.broker import connection_of, create_broker
+from batchyard.common.messaging.connection import Connection
 from batchyard.common.messaging.presence import TopologyMissing, check_topology
 from batchyard.common.messaging.topology import TooFewServers, declare_streams
 from batchyard.common.operations import Operations, open_operations
@@ -52,7 +52,7 @@ class Messaging:
     """One process' connection to NATS, with the whole topology declared."""
 
     broker: NatsBroker
-    connection: Client
+    connection: Connection
     js: JetStreamContext
 
     async def check(self) -> None:

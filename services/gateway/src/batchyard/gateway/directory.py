@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
-from nats.aio.client import Client
 from pydantic import BaseModel
 
 from batchyard.common.contracts.access import DEFAULT_TENANT, Key, Team
+from batchyard.common.messaging.connection import Connection
 from batchyard.common.messaging.mirror import Mirror, mirroring
 from batchyard.common.messaging.records import Entry, Records
 from batchyard.common.messaging.topology import KEYS_BUCKET, TEAMS_BUCKET
@@ -93,7 +93,7 @@ class Directory:
 
 
 @asynccontextmanager
-async def open_directory(connection: Client) -> AsyncIterator[Directory]:
+async def open_directory(connection: Connection) -> AsyncIterator[Directory]:
     """The directory, loaded, and kept current while the context is open.
 
     Raises:

@@ -8,12 +8,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from nats.aio.client import Client
 from nats.js import JetStreamContext
 
 from batchyard.common.contracts.access import Key, PausingKey
 from batchyard.common.errors import ApiError
 from batchyard.common.logs import get_logger
+from batchyard.common.messaging.connection import Connection
 from batchyard.common.messaging.records import Records, RevisionConflict
 from batchyard.common.messaging.teams import PAUSING, PausingKeys, open_pausing_keys
 from batchyard.common.messaging.topology import KEYS_BUCKET, TEAMS_BUCKET
@@ -61,7 +61,7 @@ class PausingKeyWriter:
 
 @asynccontextmanager
 async def keeping_told(
-    connection: Client, directory: Directory, writer: PausingKeyWriter, seconds: float = _SECONDS
+    connection: Connection, directory: Directory, writer: PausingKeyWriter, seconds: float = _SECONDS
 ) -> AsyncIterator[None]:
     """Bring what is told in line with all keys, now and every so many seconds while the context is open.
 

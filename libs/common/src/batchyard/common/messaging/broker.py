@@ -13,11 +13,11 @@ from faststream.nats import NatsBroker
 from faststream.nats.security import NatsToken
 from faststream.nats.subscriber.usecases.core_subscriber import ConcurrentCoreSubscriber
 from faststream.security import BaseSecurity, SASLPlaintext
-from nats.aio.client import Client
 from nats.errors import ConnectionClosedError, Error, StaleConnectionError, UnexpectedEOF
 
 from batchyard.common.errors import ConfigurationError
 from batchyard.common.logs import get_logger
+from batchyard.common.messaging.connection import Connection
 from batchyard.common.messaging.permissions import inbox_prefix
 from batchyard.common.settings import Settings
 
@@ -60,7 +60,6 @@ def create_broker(service: str, settings: Settings, on_lost: Callable[[], None] 
         ping_interval=20,
         disconnected_cb=on_disconnected,
         closed_cb=on_closed,
-        reconnected_cb=_on_reconnected,
         ack_policy=AckPolicy.MANUAL,
         graceful_timeout=10.0,
         logger=None,
@@ -74,12 +73,13 @@ class Broker(NatsBroker):
     stopping = False
     lost = False
 
-    async def _connect(self) -> Client:
+    async def _connect(self) -> Connection:
         # FastStream raises a refusal out of nats-py's error callback, also in the task that reconnects: one moment
         # without the right credentials would end it. Here only the first connection fails by a refusal.
-        connection = Client()
+        connection = Connection()
+        callbacks = {"error_cb": self._on_error, "reconnected_cb": connection.on_reconnected}
         try:
-            await connection.connect(**{**self._connection_kwargs, "error_cb": self._on_error})
+            await connection.connect(**{**self._connection_kwargs, **callbacks})
         except BaseException as error:
             self.stopping = True
             with suppress(Error, OSError):
@@ -135,7 +135,7 @@ async def _finish(subscriber: SubscriberUsecase[Any]) -> None:
                 await asyncio.sleep(0 if idle_rounds else 0.005)
 
 
-async def connection_of(broker: NatsBroker) -> Client:
+async def connection_of(broker: NatsBroker) -> Connection:
     """The connected nats-py client below `broker`: for KV, pull loops and plain publishing.
 
     Raises:
@@ -143,7 +143,7 @@ async def connection_of(broker: NatsBroker) -> Client:
     """
     await broker.connect()
     client: Any = broker.config.broker_config.connection_state.connection
-    assert isinstance(client, Client)
+    assert isinstance(client, Connection)
     return client
 
 
@@ -170,7 +170,3 @@ async def _log_error(error: Exception) -> None:
         _log.warning("nats.connection_trouble", error=repr(error))
     else:
         _log.error("nats.error", error=repr(error))
-
-
-async def _on_reconnected() -> None:
-    _log.info("nats.reconnected")

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Generic, TypeVar
 
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error
@@ -21,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from batchyard.common.errors import ServiceUnavailable
 from batchyard.common.logs import get_logger
+from batchyard.common.messaging.connection import Connection
 from batchyard.common.messaging.records import Entry
 from batchyard.common.tasks import end
 
@@ -29,7 +29,6 @@ NamesOf = Callable[[M], Iterable[str]]
 
 _HEARTBEAT_SECONDS = 0.5
 _SILENCE_SECONDS = 4 * _HEARTBEAT_SECONDS
-_LOOK_SECONDS = 0.1
 _REPLY_SECONDS = 2.0
 _PAUSE_SECONDS = 0.25
 _LOAD_SECONDS = 30.0
@@ -40,26 +39,6 @@ _log = get_logger(__name__)
 
 class _WatchLost(Exception):
     """The watch has gone silent, or a message of it went missing."""
-
-
-class _Watched:
-    """What the server sends for one watch, as long as the connection is the one that it was asked for on."""
-
-    def __init__(self, connection: Client, messages: Subscription) -> None:
-        self._connection = connection
-        self._messages = messages
-        self._reconnects = connection.stats["reconnects"]
-
-    async def next(self) -> Msg:
-        """The next message. Raises _WatchLost."""
-        silent = 0.0
-        while silent < _SILENCE_SECONDS:
-            with suppress(TimeoutError):
-                return await self._messages.next_msg(_LOOK_SECONDS)
-            if self._connection.stats["reconnects"] != self._reconnects:
-                raise _WatchLost("the connection is another one")
-            silent += _LOOK_SECONDS
-        raise _WatchLost("the server is silent")
 
 
 class _Entries(Generic[M]):
@@ -140,12 +119,12 @@ class Mirror(Generic[M]):
         except TimeoutError as error:
             raise ServiceUnavailable(f"The records of '{self._bucket}' could not be read.") from error
 
-    async def follow(self, connection: Client) -> None:
+    async def follow(self, connection: Connection) -> None:
         """Read the bucket and follow its changes, over and over, until cancelled."""
         was_told = False
         while True:
             try:
-                await self._watch(connection)
+                await self._watch_over(connection)
             except Exception as error:  # noqa: BLE001  whatever it was: what stands still here keeps revoked keys alive
                 if self.is_current or not was_told:
                     was_told = True
@@ -153,19 +132,34 @@ class Mirror(Generic[M]):
                 self.is_current = False
                 await asyncio.sleep(_PAUSE_SECONDS)
 
-    async def _watch(self, connection: Client) -> None:
+    async def _watch_over(self, connection: Connection) -> None:
+        """Watch as long as the connection is the same one."""
+        try:
+            async with asyncio.timeout(None) as watching:
+
+                def end_now() -> None:
+                    if not watching.expired():
+                        watching.reschedule(0)
+
+                with connection.telling(end_now):
+                    await self._watch(connection)
+        except TimeoutError as error:
+            if watching.expired():
+                raise _WatchLost("the connection is another one") from error
+            raise
+
+    async def _watch(self, connection: Connection) -> None:
         inbox = connection.new_inbox()
         subscription = await connection.subscribe(inbox)
         try:
             pending = await self._open(connection, inbox)
-            messages = _Watched(connection, subscription)
-            expected = await self._read_all(messages, pending)
+            expected = await self._read_all(subscription, pending)
             if not self.is_current:
                 _log.info("mirror.current", bucket=self._bucket, records=len(self._entries.by_key))
             self.is_current = True
             self._loaded.set()
             while True:
-                message = await self._next(messages, expected)
+                message = await self._next(subscription, expected)
                 if message is not None:
                     expected += 1
                     self._note(self._entries, message)
@@ -173,7 +167,7 @@ class Mirror(Generic[M]):
             with suppress(Error, OSError):
                 await subscription.unsubscribe()
 
-    async def _open(self, connection: Client, inbox: str) -> int:
+    async def _open(self, connection: Connection, inbox: str) -> int:
         """Let the server send the last state of every key, then all changes, to `inbox`; how many there are now."""
         config = ConsumerConfig(
             deliver_subject=inbox,
@@ -188,7 +182,7 @@ class Mirror(Generic[M]):
         js = connection.jetstream(timeout=_REPLY_SECONDS)
         return (await js.add_consumer(f"KV_{self._bucket}", config)).num_pending or 0
 
-    async def _read_all(self, messages: _Watched, pending: int) -> int:
+    async def _read_all(self, messages: Subscription, pending: int) -> int:
         """Go over to what is there now, whole; the number of the next message."""
         entries = _Entries(self._names_of)
         expected = 1
@@ -201,9 +195,12 @@ class Mirror(Generic[M]):
         self._entries = entries
         return expected
 
-    async def _next(self, messages: _Watched, expected: int) -> Msg | None:
+    async def _next(self, messages: Subscription, expected: int) -> Msg | None:
         """The next message, None for a heartbeat. Raises _WatchLost when there is neither, or the number is wrong."""
-        message = await messages.next()
+        try:
+            message = await messages.next_msg(_SILENCE_SECONDS)
+        except TimeoutError as error:
+            raise _WatchLost("the server is silent") from error
         headers = message.headers or {}
         is_heartbeat = headers.get("Status") == _HEARTBEAT
         number = int(headers[_LAST_SENT]) + 1 if is_heartbeat else message.metadata.sequence.consumer
@@ -229,7 +226,7 @@ class Mirror(Generic[M]):
 
 @asynccontextmanager
 async def mirroring(
-    connection: Client, bucket: str, model: type[M], names_of: NamesOf[M] = lambda _: (), under: str | None = None
+    connection: Connection, bucket: str, model: type[M], names_of: NamesOf[M] = lambda _: (), under: str | None = None
 ) -> AsyncIterator[Mirror[M]]:
     """A mirror that is loaded, and kept current while the context is open.
 

@@ -6,9 +6,8 @@ Beside the teams lie the keys whose batches pause when their budget is spent; al
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
-from nats.aio.client import Client
-
 from batchyard.common.contracts.access import PausingKey, Team
+from batchyard.common.messaging.connection import Connection
 from batchyard.common.messaging.mirror import Mirror, mirroring
 from batchyard.common.messaging.topology import TEAMS_BUCKET
 from batchyard.common.subjects import encode_token
@@ -29,7 +28,7 @@ class Teams:
 
 
 @asynccontextmanager
-async def open_teams(connection: Client) -> AsyncIterator[Teams]:
+async def open_teams(connection: Connection) -> AsyncIterator[Teams]:
     """The directory, loaded, and kept current while the context is open.
 
     Raises:
@@ -53,7 +52,7 @@ class PausingKeys:
 
 
 @asynccontextmanager
-async def open_pausing_keys(connection: Client) -> AsyncIterator[PausingKeys]:
+async def open_pausing_keys(connection: Connection) -> AsyncIterator[PausingKeys]:
     """The keys, loaded, and kept current while the context is open.
 
     Raises:
