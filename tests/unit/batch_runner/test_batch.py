@@ -20,21 +20,9 @@ from batchyard.common.contracts.batches import (
 )
 from batchyard.common.errors import Conflict
 
-RAW_ID = "batch_" + "0" * 32
+from .records import RAW_ID, new_record
+
 USAGE = Usage.of(10, 2, 5, 1)
-
-
-def new_record(**changes: object) -> BatchRecord:
-    record = BatchRecord(
-        raw_id=RAW_ID,
-        tenant="t",
-        endpoint="/v1/chat/completions",
-        input_file_id="file-x",
-        input_key="files/t/x",
-        created_at=1000,
-        expires_at=87400,
-    )
-    return record.model_copy(update=changes)
 
 
 def in_progress(shards: int = 3, dispatched: int = 3) -> BatchRecord:

@@ -23,6 +23,8 @@ from batchyard.common.objects import LocalObjectStore
 from batchyard.common.service import Messaging
 from batchyard.common.settings import Settings
 
+from .records import new_record
+
 ENDED = BatchStatus.COMPLETED
 
 
@@ -33,16 +35,12 @@ def store(messaging: Messaging, tmp_path: Path) -> BatchStore:
 
 @pytest.fixture
 def record() -> BatchRecord:
-    return BatchRecord(
+    return new_record(
         raw_id=new_raw_id("batch"),
-        tenant="t",
-        endpoint="/v1/chat/completions",
-        input_file_id="file-x",
         input_key="input",
         pool="m",
         status=ENDED,
         outbox=(ENDED,),
-        created_at=1000,
         expires_at=10**10,
         shards=1,
         dispatched=1,

@@ -2,26 +2,14 @@
 
 import pytest
 
-from batchyard.batch_runner.batch import BatchRecord, cancel_requested
+from batchyard.batch_runner.batch import cancel_requested
 from batchyard.common.contracts.batches import BatchStatus, CancelBatch, CreateBatch
 from batchyard.common.errors import Conflict
 
 from .conftest import MODEL, Office, chat_line
+from .records import new_record
 
 CANCELLING, CANCELLED = BatchStatus.CANCELLING, BatchStatus.CANCELLED
-
-
-def record(status: BatchStatus) -> BatchRecord:
-    return BatchRecord(
-        raw_id="batch_1",
-        tenant="t",
-        endpoint="/v1/embeddings",
-        input_file_id="file-1",
-        input_key="k",
-        created_at=1,
-        expires_at=2,
-        status=status,
-    )
 
 
 @pytest.mark.parametrize(
@@ -41,12 +29,12 @@ def test_cancel_in_each_status(status: BatchStatus, first: BatchStatus | None, a
     """What a batch is after the request, or None where it is refused."""
     for is_again, expected in ((False, first), (True, again)):
         if expected is not None:
-            changed = cancel_requested(record(status), 5, "output", "error", again=is_again)
+            changed = cancel_requested(new_record(status=status), 5, "output", "error", again=is_again)
             assert changed.status is expected
-            assert changed == record(status) or changed.cancelling_at == 5
+            assert changed == new_record(status=status) or changed.cancelling_at == 5
             continue
         with pytest.raises(Conflict) as caught:
-            cancel_requested(record(status), 5, "output", "error", again=is_again)
+            cancel_requested(new_record(status=status), 5, "output", "error", again=is_again)
         assert caught.value.message == f"Cannot cancel a batch with status '{status}'."
 
 

@@ -14,6 +14,8 @@ from batchyard.common.config import Config, Price
 from batchyard.common.contracts.batches import BatchStatus, Usage, Work
 from batchyard.common.pricing import Cost, cost_of_batch, price_batch
 
+from .records import new_record
+
 PRICED = Config(
     deployments=(
         deployment("one"),
@@ -45,17 +47,8 @@ outcomes = st.builds(
 
 
 def running(model: str | None, shards: int = 1) -> BatchRecord:
-    record = BatchRecord(
-        raw_id="batch_" + "0" * 32,
-        tenant="t",
-        endpoint="/v1/chat/completions",
-        input_file_id="file-x",
-        input_key="files/t/x",
-        created_at=1000,
-        expires_at=87400,
-    )
     record = transitions.planned(
-        record, 1001, pool=model, model=model, input_key="i", plan_key="p", lines=10, shards=shards
+        new_record(), 1001, pool=model, model=model, input_key="i", plan_key="p", lines=10, shards=shards
     )
     return transitions.dispatched(record, range(shards))
 

@@ -6,24 +6,15 @@ from typing import Any
 
 import pytest
 
-from batchyard.batch_runner.batch import BatchRecord
 from batchyard.batch_runner.filters import fits
 from batchyard.common.contracts.batches import Batch, BatchPage, BatchStatus, CancelBatch, CreateBatch, ListBatches
 from batchyard.common.errors import InvalidRequest
 
 from .conftest import MODEL, Office, chat_line
+from .records import new_record
 
-RECORD = BatchRecord(
-    raw_id="batch_1",
-    tenant="t",
-    endpoint="/v1/embeddings",
-    input_file_id="file-1",
-    input_key="k",
-    model="llama",
-    metadata={"team": "search", "job": "nightly"},
-    created_at=1000,
-    expires_at=2000,
-    status=BatchStatus.IN_PROGRESS,
+RECORD = new_record(
+    model="llama", metadata={"team": "search", "job": "nightly"}, created_at=1000, status=BatchStatus.IN_PROGRESS
 )
 
 

@@ -32,6 +32,7 @@ from batchyard.common.service import Messaging
 from support.batch_server import BatchServer, answered, listening
 
 from .conftest import MODEL, chat_line
+from .records import new_record
 
 SETTINGS = RunnerSettings(native_poll_first=0.02, native_poll_cap=0.1, native_cancel_grace=2.0)
 
@@ -156,17 +157,13 @@ async def running_batch(store: BatchStore, **note: Any) -> BatchRecord:
     """A batch of five lines in progress on the server `d`, and what is noted of it."""
     content = b"\n".join(chat_line(f"r{index}", f"question {index}") for index in range(5))
     await store.objects.put("input", content)
-    record = BatchRecord(
+    record = new_record(
         raw_id=new_raw_id("batch"),
-        tenant="t",
-        endpoint="/v1/chat/completions",
-        input_file_id="file-x",
         input_key="input",
         model=MODEL,
         pool=MODEL,
         native=NativeNote(deployment="d", **note),
         status=BatchStatus.IN_PROGRESS,
-        created_at=1000,
         expires_at=10**10,
         shards=1,
         dispatched=1,
@@ -266,14 +263,11 @@ async def test_the_least_busy_server_for_its_weight_takes_the_next_batch(
     light, heavy = deployment(server, id="light"), deployment(server, id="heavy", weight=2.0)
     lines = deployment(server, id="lines", batch_mode=BatchMode.REQUESTS)
     servers = await natives(messaging, LocalObjectStore(tmp_path), api, light, heavy, lines)
-    record = BatchRecord(
-        raw_id="b", tenant="t", endpoint="e", input_file_id="f", input_key="k", created_at=0, expires_at=1
-    )
     taken = []
     with ExitStack() as running:
         for _ in range(6):
             note = await servers.choose(MODEL)
             assert note is not None
             taken.append(note.deployment)
-            running.enter_context(servers.counted(record.model_copy(update={"native": note})))
+            running.enter_context(servers.counted(new_record(native=note)))
     assert sorted(taken) == ["heavy"] * 4 + ["light"] * 2

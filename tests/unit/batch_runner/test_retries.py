@@ -21,23 +21,13 @@ from batchyard.vllm_sim.settings import SimSettings
 from support.services import Caller
 
 from .conftest import MODEL, Yard, chat_line, expire_now, lines
+from .records import new_record
 
 ONCE = " [[fault:status=400,times=1]]"
-ENDED = {
-    "raw_id": "batch_" + "0" * 32,
-    "tenant": "t",
-    "endpoint": "/v1/chat/completions",
-    "input_file_id": "file-in",
-    "input_key": "batches/t/x/input",
-    "created_at": 1000,
-    "expires_at": 87_400,
-    "status": BatchStatus.COMPLETED,
-    "error_file_id": "file-errors",
-}
 
 
 def ended(**changes: Any) -> BatchRecord:
-    return BatchRecord(**{**ENDED, **changes})
+    return new_record(**{"status": BatchStatus.COMPLETED, "error_file_id": "file-errors", **changes})
 
 
 def custom_ids(results: list[Any]) -> list[str]:

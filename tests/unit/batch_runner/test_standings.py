@@ -9,18 +9,12 @@ from batchyard.common.clock import SystemClock
 from batchyard.common.contracts.batches import BatchStatus
 from batchyard.common.messaging.records import Entry
 
+from .records import new_record
+
 
 def entry(name: str, revision: int = 1, **changes: Any) -> Entry[BatchRecord]:
-    record = BatchRecord(
-        raw_id=name,
-        tenant="t",
-        endpoint="/v1/chat/completions",
-        input_file_id="f",
-        input_key="k",
-        created_at=0,
-        expires_at=10**12,
-        **{"status": BatchStatus.IN_PROGRESS, "pool": "m", "shards": 10, **changes},
-    )
+    running = {"status": BatchStatus.IN_PROGRESS, "pool": "m", "shards": 10}
+    record = new_record(raw_id=name, **{**running, **changes})
     return Entry(record.key, record, revision)
 
 
