@@ -133,6 +133,8 @@ async def test_a_runner_that_stops_says_so(runner: Any, settings: Settings, mess
     async with asyncio.timeout(10):
         while not (staying.others == {"b"} and going.others == {"a"}):
             await asyncio.sleep(0.01)
+        assert staying.is_first
+        assert not going.is_first
         stop.set()
         await running
         while staying.others:

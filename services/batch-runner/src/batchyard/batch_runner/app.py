@@ -122,7 +122,7 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
                 pools.serve(fleet.pools, natives.pools)
 
             async with following_config(settings, config, stop, use):
-                retention = Retention(store, commands, settings, clock)
+                retention = Retention(store, commands, settings, clock, lambda: presence.is_first)
                 reconciler = Reconciler(store, admission, standings, retention, settings, clock)
                 budgets = BudgetWatch(
                     store,

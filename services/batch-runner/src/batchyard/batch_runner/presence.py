@@ -38,6 +38,11 @@ class Presence:
         self._heard = {name: at for name, at in self._heard.items() if now - at <= _GONE_AFTER}
         return frozenset(self._heard)
 
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the one, among all runners, that does what one of them has to do."""
+        return all(self.name < other for other in self.others)
+
     async def listen(self) -> None:
         """Hear of the others from now on, and let them know."""
         await self._connection.subscribe(subjects.RUNNERS_CONTROL, cb=self._hear)
