@@ -8,7 +8,7 @@ from typing import Any
 from nats.aio.client import Client
 from nats.errors import Error
 from nats.js import JetStreamContext
-from nats.js.errors import APIError, NotFoundError
+from nats.js.errors import NotFoundError
 
 from batchyard.batch_runner.batch import BatchRecord, ShardOutcome, announced, record_key, shard_key, to_event
 from batchyard.batch_runner.shard import ShardTable, decode_table, encode_table, plan_key
@@ -19,9 +19,10 @@ from batchyard.common import subjects
 from batchyard.common.contracts.batches import BatchStatus
 from batchyard.common.contracts.events import BatchProgress
 from batchyard.common.crash import crash_point
-from batchyard.common.errors import InternalError, NotFound, ServiceUnavailable
+from batchyard.common.errors import NotFound, ServiceUnavailable
 from batchyard.common.ids import decode_id, is_raw_id
-from batchyard.common.messaging.records import MAX_MESSAGE_BYTES, Entry, Records, RevisionConflict
+from batchyard.common.messaging.publishing import publish
+from batchyard.common.messaging.records import Entry, Records, RevisionConflict
 from batchyard.common.messaging.topology import (
     BATCHES_BUCKET,
     EVENTS,
@@ -34,8 +35,6 @@ from batchyard.common.messaging.topology import (
 from batchyard.common.object_keys import BATCHES_PREFIX, batch_prefix, parse_batch_key
 from batchyard.common.objects import ObjectStore, read
 
-_STORE_FAILED = 10077
-_SUBJECT_FULL = "maximum messages per subject exceeded"
 _MAX_TABLE_BYTES = 64 * 1024 * 1024
 _DELETE_BATCH = 500
 
@@ -156,7 +155,7 @@ class BatchStore:
 
     async def queue_step(self, tenant: str, raw_id: str) -> None:
         """Ask for the batch to be moved on, by whoever is free."""
-        await self._publish(subjects.step(tenant, raw_id), encode_task(StepTask(tenant, raw_id)), STEPS)
+        await publish(self._js, subjects.step(tenant, raw_id), encode_task(StepTask(tenant, raw_id)), STEPS)
 
     async def has_step(self, tenant: str, raw_id: str) -> bool:
         """Whether a wish to move the batch waits or is being worked on."""
@@ -179,7 +178,8 @@ class BatchStore:
                     break
                 message = await self._js.get_msg(STEPS, first)
                 assert message.subject is not None
-                await self._publish(message.subject, message.data or b"", STEPS)  # it takes the place of the old one
+                # It takes the place of the old one.
+                await publish(self._js, message.subject, message.data or b"", STEPS)
                 queued += 1
         except NotFoundError:
             return queued  # it went in this moment
@@ -201,12 +201,12 @@ class BatchStore:
             subject = subjects.native_work(pool, record.raw_id)
         else:
             subject = subjects.work(pool, record.raw_id, shard)
-        await self._publish(subject, encode_task(task), WORK)
+        await publish(self._js, subject, encode_task(task), WORK)
 
     async def announce(self, record: BatchRecord, status: BatchStatus) -> BatchRecord | None:
         """Publish the event of a status, then take it off the record's list."""
         event = to_event(record, status)
-        await self._publish(event.subject, event.model_dump_json().encode(), EVENTS, {"Nats-Msg-Id": event.id})
+        await publish(self._js, event.subject, event.model_dump_json().encode(), EVENTS, {"Nats-Msg-Id": event.id})
         if status.is_terminal:
             crash_point("event.published")
         return await self.change(record, lambda current: announced(current, status))
@@ -265,19 +265,3 @@ class BatchStore:
 
     def list(self, tenant: str) -> AsyncGenerator[Entry[BatchRecord], None]:
         return self.records.list(subjects.encode_token(tenant))
-
-    async def _publish(self, subject: str, data: bytes, stream: str, headers: dict[str, str] | None = None) -> None:
-        if len(data) > MAX_MESSAGE_BYTES:
-            raise InternalError(f"A message of {len(data)} bytes is too large for NATS.")
-        try:
-            await self._js.publish(subject, data, stream=stream, headers=headers)
-        except APIError as error:
-            if not _is_queued_already(error):
-                raise ServiceUnavailable(f"The stream {stream} did not take a message: {error.description}") from error
-        except (Error, OSError) as error:
-            raise ServiceUnavailable(f"The stream {stream} did not answer.") from error
-
-
-def _is_queued_already(error: APIError) -> bool:
-    """Whether a queue refuses a message since its subject has one. A full disk, or a full stream, has the same code."""
-    return error.err_code == _STORE_FAILED and error.description == _SUBJECT_FULL
