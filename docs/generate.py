@@ -12,7 +12,7 @@ from batchyard.gateway.app import routed_api
 
 _ROOT = Path(__file__).parents[1]
 _TABLE = re.compile(r"(<!-- table: users -->\n).*?(<!-- end -->)", re.DOTALL)
-_NAMES = re.compile(r"\b(KV_\w+|EVENTS|WORK|STEPS)\b")
+_NAMES = re.compile(r"\b(KV_\w+|EVENTS|WORK|STEPS|WEBHOOKS)\b")
 
 
 def documents() -> dict[str, str]:

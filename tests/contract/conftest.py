@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
+from support.receiver import LOOPBACK
 from support.stack import MASTER_KEY, command, config_for
 
 # Importing the LiteLLM SDK would otherwise fetch its price list from the internet.
@@ -29,7 +30,8 @@ def base_url(sim_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     directory = tmp_path_factory.mktemp("stack")
     config = config_for(sim_url, directory / "config.yaml")
     arguments = ["up", "--config", str(config), "--data-dir", str(directory / "data"), "--port", "0"]
-    with command(arguments, r"(http://[\d.:]+)/v1", log=directory / "up.log") as url:
+    environment = {"BATCHYARD_WEBHOOK_ALLOWED_NETWORKS": LOOPBACK}
+    with command(arguments, r"(http://[\d.:]+)/v1", environment=environment, log=directory / "up.log") as url:
         yield url
 
 

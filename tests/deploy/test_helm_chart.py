@@ -278,7 +278,7 @@ def test_a_service_reaches_what_it_needs_and_nothing_else() -> None:
         for name, made in of_kind(rendered({}), "NetworkPolicy").items()
     }
     assert reached == {
-        "gateway": {53, 4222, 9000},
+        "gateway": {53, 4222, 9000, 443},
         "file-store": {53, 4222, 9000},
         "batch-runner": {53, 4222, 9000, 8000},
         "billing": {53, 4222, 5432},

@@ -143,6 +143,8 @@ def spent(report: Any) -> list[str]:
 
 ANNOUNCED = {"bytes": 4, "filename": "a.txt", "mime_type": "text/plain", "purpose": "user_data"}
 
+HOOK = {"name": "n", "url": "https://example.org", "event_types": ["batch.failed"]}
+
 ROWS: dict[str, Row] = {
     "get_liveness": Public(),
     "get_readiness": Public(),
@@ -188,6 +190,14 @@ ROWS: dict[str, Row] = {
     "delete_teams": Administration(),
     "get_team_info": Administration(),
     "list_teams": Administration(),
+    "list_webhook_event_types": Own(),
+    "create_webhook_endpoint": Own({"json": HOOK}),
+    "list_webhook_endpoints": Listing(ids_of),
+    "get_webhook_endpoint": Named(),
+    "update_webhook_endpoint": Named(lambda _: {"json": {"name": "other"}}),
+    "delete_webhook_endpoint": Named(),
+    "rotate_webhook_secret": Named(),
+    "test_webhook_endpoint": Named(lambda _: {"json": {"event_type": "batch.failed"}}),
 }
 
 
@@ -298,6 +308,7 @@ async def state(tenants: Tenants, ids: Ids) -> list[Any]:
         f"/v1/files/{ids['file_id']}/content",
         f"/v1/uploads/{ids['upload_id']}",
         f"/v1/batches/{ids['batch_id']}",
+        f"/v1/webhook_endpoints/{ids['webhook_endpoint_id']}",
     )
     found: list[Any] = [(await tenants.as_(OWNER, "GET", path)).text for path in paths]
     stuck = await tenants.done(OWNER, "GET", f"/v1/batches/{ids['stuck_id']}")

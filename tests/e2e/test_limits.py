@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from openai import AsyncOpenAI, RateLimitError
 
 from batchyard.vllm_sim.testing import RunningSim
 from support.postgres import PostgresServer, postgresql_missing, running_postgres
+from support.receiver import LOOPBACK, receiving
 from support.stack import MODEL, TOKEN_PRICES
 from support.systems import System, Yard, request_line
 
@@ -167,12 +168,17 @@ async def test_a_keys_own_limits_hold_within_its_teams(yard: Yard, sim: RunningS
 
 async def test_batches_pause_while_a_budget_is_spent(yard: Yard, exits: AsyncExitStack) -> None:
     """The team's or the key's, here by the time that running batches take. What is in flight ends, nothing new is
-    sent, and all goes on when it is raised."""
+    sent, and all goes on when it is raised. That a soft budget was passed is told by a webhook."""
     sim = await yard.sim(base_latency=0.1)
-    quick = {"budget_interval": 0.2, "flush_interval": 0.2}
+    quick = {"budget_interval": 0.2, "flush_interval": 0.2, "webhook_allowed_networks": LOOPBACK}
     bank = await open_bank(yard, sim, exits, prices={"input_cost_per_second": "1"}, max_parallel_requests=4, **quick)
     limited: dict[str, Any] = {"max_budget": 1000, "pause_over_budget": True}
-    clients = [await bank.client(team_id="crew", **limited), await bank.client(team_id="troop", key=limited)]
+    clients = [
+        await bank.client(team_id="crew", soft_budget=0.5, **limited),
+        await bank.client(team_id="troop", key=limited),
+    ]
+    receiver, hears = await exits.enter_async_context(receiving()), cast("Any", ["budget.soft_exceeded"])
+    endpoint = await clients[0].webhooks.create(name="warn", url=receiver.url, event_types=hears)
     keys = await bank.system.call("GET", "/key/list", params={"team_id": "troop"})
     lines = b"\n".join(request_line(f"r{number}", "hi") for number in range(120))
     batches = []
@@ -213,3 +219,7 @@ async def test_batches_pause_while_a_budget_is_spent(yard: Yard, exits: AsyncExi
     for found in await until(lambda found: found.status == "completed"):
         assert found.request_counts.completed == 120
         assert found.model_extra["status_reason"] is None
+    (warning,) = await receiver.until(lambda received: len(received) > 0)
+    told = warning.unwrapped(endpoint.signing_secret)
+    assert (told.type, told.data.team_id, told.data.key_id) == ("budget.soft_exceeded", "crew", None)
+    assert float(told.data.spent) >= float(told.data.soft_budget) == 0.5

@@ -28,6 +28,7 @@ from batchyard.vllm_sim.settings import SimSettings
 from batchyard.vllm_sim.testing import running_sim
 from support.guarded_system import guarded_system
 from support.nats_users import GuardedNats, UserConnection, connected, guarded_nats
+from support.receiver import LOOPBACK, receiving
 from support.services import Caller
 from support.stack import MASTER_KEY
 
@@ -100,9 +101,11 @@ async def run_over_http(http: httpx.AsyncClient, model: str) -> Any:
 async def test_the_main_job_runs_with_least_privilege(server: GuardedNats, tmp_path: Path) -> None:
     refused_before = len(server.violations)
     with structlog.testing.capture_logs() as logs:
-        async with running_sim(SimSettings()) as sim:
+        async with running_sim(SimSettings()) as sim, receiving() as receiver:
             path = config(tmp_path / "config.yaml", sim.url, MODELS[:2])
-            async with guarded_system(server, tmp_path, path) as system:
+            async with guarded_system(server, tmp_path, path, webhook_allowed_networks=LOOPBACK) as system:
+                hook = {"name": "n", "url": receiver.url, "event_types": ["batch.completed"]}
+                assert (await system.http.post("/v1/webhook_endpoints", json=hook)).status_code == 200
                 for model in MODELS[:2]:
                     assert (await run_over_http(system.http, model))["request_counts"]["completed"] == 20
                 config(path, sim.url, MODELS)  # a pool that was not there when the permissions were written
@@ -115,6 +118,7 @@ async def test_the_main_job_runs_with_least_privilege(server: GuardedNats, tmp_p
                 assert len((await system.http.get("/v1/batches")).json()["data"]) == 3
                 assert (await system.http.get("/v1/fleet")).status_code == 200
                 await run_over_nats(server, system.object_store)
+                await receiver.until(lambda received: len({r.id for r in received}) == len(MODELS) + 1)
     assert server.violations[refused_before:] == []
     assert [entry for entry in logs if entry["event"] in {"nats.permission_denied", "nats.error"}] == []
 

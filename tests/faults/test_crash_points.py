@@ -161,10 +161,10 @@ def cut_short() -> list[Line]:
 
 def test_every_point_has_a_way() -> None:
     natively = {point for point in POINTS if point.startswith("native.")}  # see test_native_crashes
-    of_keys = {point for point in POINTS if point.startswith("key.")}  # see test_keys
+    of_gateway = {point for point in POINTS if point.startswith(("key.", "webhook."))}  # see test_gateway
     rebuilding = {point for point in POINTS if point.startswith("rebuild.")}  # see unit/billing/test_rebuild
     of_limits = {point for point in POINTS if point.startswith(("limits.", "storage."))}  # see test_limits
-    assert set(WAYS) == set(POINTS) - {"file.removed"} - natively - of_keys - rebuilding - of_limits
+    assert set(WAYS) == set(POINTS) - {"file.removed"} - natively - of_gateway - rebuilding - of_limits
 
 
 @in_one_loop

@@ -22,6 +22,7 @@ from batchyard.common.settings import Settings
 from batchyard.gateway.settings import GatewaySettings
 from batchyard.vllm_sim.settings import DEFAULT_MODEL, SimSettings
 from batchyard.vllm_sim.testing import running_sim
+from support.receiver import LOOPBACK
 from support.services import file_store_and_runner, running
 
 MODEL = "served"
@@ -50,6 +51,7 @@ class Tenants:
     http: httpx.AsyncClient
     commands: CommandClient
     objects: ObjectStore
+    sim_url: str
     headers: dict[str, dict[str, str]] = field(default_factory=dict)
     tokens: dict[str, str] = field(default_factory=dict)
     ended: Any = None
@@ -84,7 +86,16 @@ class Tenants:
             "part_id": part["id"],
             "batch_id": self.ended["id"],
             "stuck_id": (await self.batch(await self.file(OWNER, STUCK)))["id"],
+            "webhook_endpoint_id": await self.webhook_endpoint(),
         }
+
+    async def webhook_endpoint(self) -> str:
+        """The one that answers, or a new one if there is none: a team has few."""
+        for found in (await self.done(OWNER, "GET", "/v1/webhook_endpoints"))["data"]:
+            if found["url"] == self.sim_url:
+                return str(found["id"])
+        wish = {"name": "n", "url": self.sim_url, "event_types": ["batch.failed"]}
+        return str((await self.done(OWNER, "POST", "/v1/webhook_endpoints", json=wish))["id"])
 
     async def announce(self) -> str:
         wish = {"bytes": 4, "filename": "notes.txt", "mime_type": "text/plain", "purpose": "user_data"}
@@ -101,7 +112,7 @@ class Tenants:
 def ghosts(ids: Ids) -> Ids:
     """IDs of the same form that nothing has."""
     kinds: dict[str, ModelKind] = {"file_id": "file", "batch_id": "batch", "stuck_id": "batch"}
-    found = {"upload_id": new_raw_id("upload"), "part_id": new_raw_id("part")}
+    found = {f"{kind}_id": new_raw_id(kind) for kind in ("upload", "part", "webhook_endpoint")}
     for name, kind in kinds.items():
         found[name] = encode_id(kind, new_raw_id(kind), decode_id(ids[name]).model)
     return found
@@ -120,10 +131,13 @@ async def open_tenants(settings: Settings, messaging: Messaging, directory: Path
         billing = BillingSettings(**common, database_url=database)
         _ = await exits.enter_async_context(running(billing_app(billing)))
         gateway = await exits.enter_async_context(
-            running_gateway(GatewaySettings(**common, shutdown_timeout=2), load_config(config, {}))
+            running_gateway(
+                GatewaySettings(**common, shutdown_timeout=2, webhook_allowed_networks=LOOPBACK),
+                load_config(config, {}),
+            )
         )
         http = await exits.enter_async_context(httpx.AsyncClient(base_url=gateway.url, timeout=60, trust_env=False))
-        tenants = Tenants(http, CommandClient(messaging.connection), gateway.objects)
+        tenants = Tenants(http, CommandClient(messaging.connection), gateway.objects, sim.url)
         await tenants.until(lambda: _ready(http))
         await _make_keys(tenants)
         await _run_a_batch(tenants)

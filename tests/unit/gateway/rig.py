@@ -14,6 +14,7 @@ from batchyard.common.config import Config
 from batchyard.common.listening import listen
 from batchyard.common.objects import ObjectStore
 from batchyard.gateway.app import create_app, open_gateway
+from batchyard.gateway.gateway import Gateway
 from batchyard.gateway.server import serve_until
 from batchyard.gateway.settings import GatewaySettings
 
@@ -26,7 +27,7 @@ LINE = b'{"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "bo
 
 @dataclass(frozen=True)
 class Served:
-    """A gateway that listens at `url` (without /v1); `http` is a client with the master key."""
+    """A gateway that listens at `url` (without /v1); `http` is a client with the master key; `parts` is what it is."""
 
     url: str
     port: int
@@ -34,6 +35,7 @@ class Served:
     objects: ObjectStore
     directory: Path
     stop: Callable[[], Awaitable[None]]
+    parts: Gateway
 
     async def keys(self) -> list[str]:
         """What lies in the object store."""
@@ -86,7 +88,7 @@ async def running_gateway(settings: GatewaySettings, config: Config = CONFIG) ->
         headers = {"authorization": f"Bearer {KEY}"}
         async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30, trust_env=False) as http:
             directory = Path(settings.object_store.removeprefix("file://"))
-            yield Served(url, port, http, gateway.objects, directory, stop)
+            yield Served(url, port, http, gateway.objects, directory, stop, gateway)
         await stop()
 
 

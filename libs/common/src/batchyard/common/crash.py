@@ -51,6 +51,10 @@ POINTS = (
     "shard.abandoned",  # cancel: the first of several abandoned shards is settled
     "key.written",  # generate: the key is there, its secret is not told
     "key.rotated",  # regenerate: the old secret is about to end, the new one is not told
+    "webhook.endpoint_written",  # new endpoint: it is there, its secret is not told
+    "webhook.queued",  # webhooks: one of an event's deliveries is queued
+    "webhook.event_queued",  # webhooks: all are queued, the event is not acknowledged
+    "webhook.answered",  # webhooks: the endpoint has answered, the delivery is not acknowledged
     "rebuild.added",  # rebuild: the entries of one batch that were missing are added
     "rebuild.corrected",  # rebuild: one entry that came out otherwise is corrected
     "entry.committed",  # bill: the entry is in the ledger, the event is not acknowledged

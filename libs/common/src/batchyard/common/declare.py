@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.permissions import TOPOLOGY
-from batchyard.common.messaging.topology import billing_consumer, declare_consumer, streams
+from batchyard.common.messaging.topology import declare_consumer, fixed_consumers, streams
 from batchyard.common.service import open_messaging, run_service
 from batchyard.common.settings import Settings
 
@@ -26,7 +26,9 @@ async def declare(settings: Settings, _stop: asyncio.Event) -> None:
     """Declare everything that does not depend on the models."""
     settings = settings.model_copy(update={"declare_topology": True})
     async with open_messaging(TOPOLOGY, settings) as messaging:
-        await declare_consumer(messaging.js, billing_consumer())
+        for consumers in fixed_consumers(settings).values():
+            for consumer in consumers:
+                await declare_consumer(messaging.js, consumer)
         _log.info("topology.declared", streams=[config.name for config in streams(settings)])
 
 

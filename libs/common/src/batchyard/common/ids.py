@@ -13,14 +13,20 @@ from typing import Literal
 
 from uuid_utils import UUID, uuid7
 
-Kind = Literal["file", "batch", "upload", "part"]
+Kind = Literal["file", "batch", "upload", "part", "webhook_endpoint"]
 ModelKind = Literal["file", "batch"]
 """The kinds whose IDs can carry a model."""
 
-_PREFIX: dict[Kind, str] = {"file": "file-", "batch": "batch_", "upload": "upload_", "part": "part_"}
+_PREFIX: dict[Kind, str] = {
+    "file": "file-",
+    "batch": "batch_",
+    "upload": "upload_",
+    "part": "part_",
+    "webhook_endpoint": "we_",
+}
 _ENCODED = re.compile(r"(?:file-|batch_)([A-Za-z0-9_-]+)")
 _PLAIN = re.compile(r"litellm:(?P<raw>.+?);model,(?P<model>[^;]+)", re.DOTALL)
-_RAW = re.compile(r"(?:file-|batch_|upload_|part_)(?P<uuid>[0-9a-f]{32})")
+_RAW = re.compile(r"(?:file-|batch_|upload_|part_|we_)(?P<uuid>[0-9a-f]{32})")
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,13 @@ class Settings(BaseSettings):
         description="bytes of events that are kept at most, billed or not: the oldest go; absent: all of that age",
     )
 
+    webhooks_max_bytes: int | None = Field(
+        default=None,
+        ge=MIB,
+        description="bytes of webhooks that wait to be delivered at most; further events then wait in their stream; "
+        "absent: what the server has",
+    )
+
     operations_port: int | None = Field(
         default=None,
         ge=0,

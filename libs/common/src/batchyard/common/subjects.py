@@ -5,6 +5,7 @@
     batchyard.v1.work.<pool>.<batch>.<shard>       stream WORK; at most one message per shard
     batchyard.v1.work.<pool>.<batch>.native.whole  stream WORK; a batch that its server runs as one of its own
     batchyard.v1.step.<tenant>.<batch>             stream STEPS; at most one message per batch
+    batchyard.v1.hook.<tenant>.<endpoint>.<event>  stream WEBHOOKS; at most one message per event and endpoint
     batchyard.v1.live.<tenant>.batches.<id>        core NATS: progress ticks, not persisted
     batchyard.v1.ctl.batches.<id>                  core NATS: broadcast to every runner
     batchyard.v1.ctl.fleet                         core NATS: asked of every runner, each replies
@@ -110,6 +111,11 @@ def step(tenant: str, batch_id: str) -> str:
     return f"{ROOT}.step.{encode_token(tenant)}.{encode_token(batch_id)}"
 
 
+def hook(tenant: str, endpoint_id: str, event_id: str) -> str:
+    """Where the delivery of one event to one endpoint of webhooks waits."""
+    return f"{ROOT}.hook.{encode_token(tenant)}.{encode_token(endpoint_id)}.{encode_token(event_id)}"
+
+
 def live(tenant: str, batch_id: str) -> str:
     """Progress ticks of one batch."""
     return f"{ROOT}.live.{encode_token(tenant)}.batches.{encode_token(batch_id)}"
@@ -143,6 +149,7 @@ ALL_LIVE = f"{ROOT}.live.*.batches.*"
 ALL_EVENTS = f"{ROOT}.evt.>"
 ALL_WORK = f"{ROOT}.work.>"
 ALL_STEPS = f"{ROOT}.step.>"
+ALL_HOOKS = f"{ROOT}.hook.>"
 ALL_CONTROL = f"{ROOT}.ctl.>"
 BATCH_CONTROL = f"{ROOT}.ctl.batches.>"
 FLEET_CONTROL = f"{ROOT}.ctl.fleet"

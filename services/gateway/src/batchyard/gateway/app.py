@@ -44,13 +44,16 @@ from batchyard.gateway.routes import (
     spend,
     teams,
     uploads,
+    webhooks,
 )
 from batchyard.gateway.server import announce, serve_until
 from batchyard.gateway.settings import GatewaySettings
 from batchyard.gateway.teams import Teams
+from batchyard.gateway.webhooks.webhooks import open_webhooks
 
 SERVICE = "gateway"
 
+_OPENAIS = (files, uploads, batches, retries, batch_results, models, webhooks)
 _log = get_logger(__name__)
 
 
@@ -74,7 +77,7 @@ def routed_api(middleware: Sequence[Middleware] = ()) -> FastAPI:
         middleware=middleware,
     )
     app.include_router(health.router)
-    for routes in (files, uploads, batches, retries, batch_results, models, fleet, limits, spend, keys, teams):
+    for routes in (*_OPENAIS, fleet, limits, spend, keys, teams):
         app.include_router(routes.router, prefix="/v1")
         app.include_router(routes.router, include_in_schema=False)
     return app
@@ -87,9 +90,11 @@ async def open_gateway(settings: GatewaySettings, config: Config) -> AsyncIterat
     Raises:
         ConfigurationError: There are keys but no master key, or what the settings name cannot be used.
     """
+    clock = SystemClock()
     async with (
         open_objects(settings) as objects,
         open_messaging(SERVICE, settings) as messaging,
+        open_webhooks(messaging.js, settings, clock) as hooks,
         open_directory(messaging.connection) as directory,
         keeping_told(messaging.connection, directory, pausing := PausingKeyWriter(messaging.js)),
         HealthChecks(
@@ -101,7 +106,6 @@ async def open_gateway(settings: GatewaySettings, config: Config) -> AsyncIterat
                 "There are keys, but no master key: without one everybody could do everything. Set "
                 "general_settings.master_key or BATCHYARD_MASTER_KEY."
             )
-        clock = SystemClock()
         yield Gateway(
             commands=CommandClient(messaging.connection, settings.command_timeout),
             objects=objects,
@@ -112,6 +116,7 @@ async def open_gateway(settings: GatewaySettings, config: Config) -> AsyncIterat
             directory=directory,
             model_rules=ModelRules(config),
             request_limits=RequestLimits(clock),
+            webhooks=hooks,
             settings=settings,
             clock=clock,
             failed_creates=FailedCreates(clock),
@@ -138,4 +143,6 @@ async def _run(settings: GatewaySettings, stop: asyncio.Event) -> None:
             announce(listener, settings.port_file)
             # By its own checks: a service that is missing behind it is no reason to take all gateways away.
             ready_when(gateway.health)
-            await serve_until(stop, create_app(gateway), listener, settings)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(gateway.webhooks.run(stop))
+                await serve_until(stop, create_app(gateway), listener, settings)

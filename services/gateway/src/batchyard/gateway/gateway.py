@@ -15,6 +15,7 @@ from batchyard.gateway.model_rules import ModelRules
 from batchyard.gateway.request_limits import RequestLimits
 from batchyard.gateway.settings import GatewaySettings
 from batchyard.gateway.teams import Teams
+from batchyard.gateway.webhooks.webhooks import Webhooks
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Gateway:
     directory: Directory
     model_rules: ModelRules
     request_limits: RequestLimits
+    webhooks: Webhooks
     settings: GatewaySettings
     clock: Clock
     failed_creates: FailedCreates

@@ -1,8 +1,9 @@
 """What the gateway can be told beyond what every service is told."""
 
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from batchyard.common.first_line import DEFAULT_MAX_BYTES
 from batchyard.common.messaging.commands import DEFAULT_TIMEOUT
@@ -37,6 +38,21 @@ class GatewaySettings(Settings):
 
     max_head_bytes: int = Field(default=64 * KIB, ge=KIB, description="of a request's URL and headers together")
 
+    max_webhook_endpoints: int = Field(default=20, ge=1, le=100, description="of one team")
+    webhook_timeout: float = Field(default=10.0, gt=0, description="for an endpoint of webhooks to answer")
+    webhook_first_retry: float = Field(
+        default=5.0,
+        gt=0,
+        description="until a webhook is sent again; each wait is twice the one before, up to 4 hours",
+    )
+    webhook_max_age: float = Field(default=72 * 3600.0, gt=0, description="for which a webhook is sent again and again")
+    webhook_slots: int = Field(default=64, ge=1, description="webhooks that are sent at a time")
+    webhook_allowed_networks: str = Field(
+        default="",
+        description="networks that are not public and to which webhooks are sent all the same, comma-separated: "
+        "10.0.0.0/8,192.168.1.7/32",
+    )
+
     command_timeout: float = Field(default=DEFAULT_TIMEOUT, gt=0, description="for a service to answer")
     validation_timeout: float = Field(default=300.0, gt=0, description="for a dry run, which reads the whole input")
     completion_timeout: float = Field(default=300.0, gt=0, description="for the parts of an upload to be joined")
@@ -46,3 +62,19 @@ class GatewaySettings(Settings):
     )
     keep_alive_timeout: int = Field(default=75, ge=1, description="for which an idle connection stays open")
     shutdown_timeout: int = Field(default=20, ge=0, description="for running requests to end after a stop")
+
+    @field_validator("webhook_allowed_networks")
+    @classmethod
+    def _names_networks(cls, value: str) -> str:
+        _networks(value)
+        return value
+
+    @property
+    def webhook_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """The networks of `webhook_allowed_networks`."""
+        return _networks(self.webhook_allowed_networks)
+
+
+def _networks(value: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Raises ValueError."""
+    return tuple(ip_network(network.strip()) for network in value.split(",") if network.strip())

@@ -24,11 +24,14 @@ from batchyard.common.messaging.topology import (
     BILLING_CONSUMER,
     BUCKETS,
     CREATIONS_BUCKET,
+    DELIVERIES_CONSUMER,
     EVENTS,
     OWNED_BUCKETS,
     STEPS,
     STEPS_CONSUMER,
     WATCHED_BUCKETS,
+    WEBHOOKS,
+    WEBHOOKS_CONSUMER,
     WORK,
 )
 
@@ -117,7 +120,7 @@ def tenant_permissions(tenant: str) -> Permissions:
 def service_permissions(service: str) -> Permissions:
     """What one of `SERVICES` needs. Raises KeyError for another name."""
     publish, subscribe = {
-        GATEWAY: ([subjects.command_filter()], []),
+        GATEWAY: (list(_gateway_publishes()), []),
         FILE_STORE: ([], []),
         BATCH_RUNNER: (list(_runner_publishes()), [subjects.ALL_CONTROL]),
         BILLING: (list(_billing_publishes()), []),
@@ -133,10 +136,12 @@ def service_permissions(service: str) -> Permissions:
 
 
 def topology_permissions() -> Permissions:
-    """Making and changing the streams and buckets, and billing's consumer. Not emptying and not removing them."""
-    streams = [EVENTS, WORK, STEPS, *(f"KV_{bucket}" for bucket in (*BUCKETS, CREATIONS_BUCKET))]
+    """Making and changing streams, buckets and the fixed consumers. Not emptying and not removing them."""
+    streams = [EVENTS, WORK, STEPS, WEBHOOKS, *(f"KV_{bucket}" for bucket in (*BUCKETS, CREATIONS_BUCKET))]
     declares = [f"{_API}.STREAM.{verb}.{stream}" for stream in streams for verb in ("CREATE", "UPDATE")]
-    return Permissions((*declares, f"{_API}.CONSUMER.DURABLE.CREATE.{EVENTS}.{BILLING_CONSUMER}"), (_inbox(TOPOLOGY),))
+    consumers = ((EVENTS, BILLING_CONSUMER), (EVENTS, WEBHOOKS_CONSUMER), (WEBHOOKS, DELIVERIES_CONSUMER))
+    declares += [f"{_API}.CONSUMER.DURABLE.CREATE.{stream}.{name}" for stream, name in consumers]
+    return Permissions(tuple(declares), (_inbox(TOPOLOGY),))
 
 
 def _inbox(user: str) -> str:
@@ -149,6 +154,13 @@ def _commands_of(service: str) -> Iterator[str]:
             yield f"{subjects.command_filter(noun)} {service}"
     if service != GATEWAY:
         yield f"{subjects.command_filter('health', service)} {service}"
+
+
+def _gateway_publishes() -> Iterator[str]:
+    yield subjects.command_filter()
+    yield subjects.ALL_HOOKS
+    yield from _consumes(EVENTS, WEBHOOKS_CONSUMER)
+    yield from _consumes(WEBHOOKS, DELIVERIES_CONSUMER)
 
 
 def _runner_publishes() -> Iterator[str]:

@@ -7,18 +7,16 @@ from nats.js.errors import NotFoundError
 from batchyard.common.errors import ConfigurationError
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.topology import (
-    EVENTS,
     OWNED_BUCKETS,
     OWNED_STREAMS,
     WATCHED_BUCKETS,
     Consumer,
-    billing_consumer,
     declare_consumer,
+    fixed_consumers,
     streams,
 )
 from batchyard.common.settings import Settings
 
-_CONSUMED_STREAMS = {"billing": (EVENTS,)}
 _log = get_logger(__name__)
 
 
@@ -38,7 +36,8 @@ async def check_topology(js: JetStreamContext, settings: Settings, service: str)
     Raises:
         TopologyMissing: It says what is not.
     """
-    names = {*OWNED_STREAMS.get(service, ()), *_CONSUMED_STREAMS.get(service, ())}
+    consumers = fixed_consumers(settings).get(service, ())
+    names = {*OWNED_STREAMS.get(service, ()), *(consumer.stream for consumer in consumers)}
     names |= {f"KV_{bucket}" for buckets in (OWNED_BUCKETS, WATCHED_BUCKETS) for bucket in buckets.get(service, ())}
     missing = []
     for wanted in streams(settings):
@@ -52,8 +51,8 @@ async def check_topology(js: JetStreamContext, settings: Settings, service: str)
         if differing := differences(found.config, wanted):
             hint = "run `batchyard topology` of this version, with the same settings as the services"
             _log.warning("topology.differs", stream=wanted.name, settings=differing, hint=hint)
-    if service == "billing" and not missing:
-        missing += await _missing_consumer(js, billing_consumer())
+    for consumer in () if missing else consumers:
+        missing += await _missing_consumer(js, consumer)
     if missing:
         _log.warning("topology.missing", missing=missing)
         raise TopologyMissing(missing)

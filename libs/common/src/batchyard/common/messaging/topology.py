@@ -27,6 +27,7 @@ from batchyard.common.settings import Settings
 EVENTS = "EVENTS"
 WORK = "WORK"
 STEPS = "STEPS"
+WEBHOOKS = "WEBHOOKS"
 
 FILES_BUCKET = "files"
 UPLOADS_BUCKET = "uploads"
@@ -39,6 +40,7 @@ ENQUEUED_BUCKET = "enqueued"
 STORAGE_BUCKET = "storage"
 KEYS_BUCKET = "keys"
 TEAMS_BUCKET = "teams"
+WEBHOOKS_BUCKET = "webhooks"
 BUCKETS = (
     FILES_BUCKET,
     UPLOADS_BUCKET,
@@ -48,15 +50,16 @@ BUCKETS = (
     PROGRESS_BUCKET,
     KEYS_BUCKET,
     TEAMS_BUCKET,
+    WEBHOOKS_BUCKET,
     ENQUEUED_BUCKET,
     STORAGE_BUCKET,
 )
 
-OWNED_STREAMS = {"batch-runner": (EVENTS, WORK, STEPS)}
+OWNED_STREAMS = {"batch-runner": (EVENTS, WORK, STEPS), "gateway": (WEBHOOKS,)}
 OWNED_BUCKETS = {
     "file-store": (FILES_BUCKET, UPLOADS_BUCKET, PARTS_BUCKET, STORAGE_BUCKET),
     "batch-runner": (BATCHES_BUCKET, SHARDS_BUCKET, PROGRESS_BUCKET, CREATIONS_BUCKET, ENQUEUED_BUCKET),
-    "gateway": (KEYS_BUCKET, TEAMS_BUCKET),
+    "gateway": (KEYS_BUCKET, TEAMS_BUCKET, WEBHOOKS_BUCKET),
 }
 """Whose they are: nobody else writes there."""
 
@@ -65,6 +68,8 @@ WATCHED_BUCKETS = dict.fromkeys(("file-store", "batch-runner", "billing"), (TEAM
 
 STEPS_CONSUMER = "steps"
 BILLING_CONSUMER = "billing"
+WEBHOOKS_CONSUMER = "webhooks"
+DELIVERIES_CONSUMER = "deliveries"
 
 _NAME_TAKEN = 10058
 _NO_REPLICAS = 10074
@@ -103,7 +108,7 @@ def streams(settings: Settings) -> list[StreamConfig]:
     return [
         StreamConfig(
             name=EVENTS,
-            description="Facts about batches",
+            description="Facts about batches and budgets",
             subjects=[subjects.ALL_EVENTS],
             retention=RetentionPolicy.LIMITS,
             max_age=settings.events_max_age,
@@ -118,6 +123,12 @@ def streams(settings: Settings) -> list[StreamConfig]:
         ),
         # A newer wish to move a batch replaces one that still waits, so that none is lost and none piles up.
         _queue(STEPS, "Batches to move on", subjects.ALL_STEPS, settings).evolve(discard=DiscardPolicy.OLD),
+        # A delivery that still waits keeps its message: an event that is read again adds none.
+        _queue(WEBHOOKS, "Events to deliver to the endpoints of webhooks", subjects.ALL_HOOKS, settings).evolve(
+            discard=DiscardPolicy.NEW,
+            discard_new_per_subject=True,
+            max_bytes=settings.webhooks_max_bytes or _UNLIMITED,
+        ),
         *(_bucket(name, settings) for name in BUCKETS),
         # What a repeated wish for a batch is known by; it forgets by itself.
         _bucket(CREATIONS_BUCKET, settings).evolve(
@@ -180,16 +191,47 @@ def steps_consumer(settings: Settings) -> Consumer:
 
 def billing_consumer() -> Consumer:
     """Every terminal batch event, once acknowledged never again."""
-    filters = [subjects.event_filter("batches", status) for status in BatchStatus if status.is_terminal]
     config = ConsumerConfig(
         durable_name=BILLING_CONSUMER,
         ack_policy=AckPolicy.EXPLICIT,
-        filter_subjects=filters,
+        filter_subjects=_ends_of_batches(),
         ack_wait=30.0,
         max_deliver=-1,
         max_ack_pending=256,
     )
     return Consumer(EVENTS, config)
+
+
+def webhooks_consumer(settings: Settings) -> Consumer:
+    """Every event that an endpoint of webhooks may hear of."""
+    config = ConsumerConfig(
+        durable_name=WEBHOOKS_CONSUMER,
+        ack_policy=AckPolicy.EXPLICIT,
+        filter_subjects=[*_ends_of_batches(), subjects.event_filter("budgets", "soft_exceeded")],
+        ack_wait=settings.work_ack_wait,
+        max_deliver=-1,
+        max_ack_pending=256,
+    )
+    return Consumer(EVENTS, config)
+
+
+def deliveries_consumer(settings: Settings) -> Consumer:
+    """The deliveries that wait. Those that are tried again later count as pending, so there is no bound on these:
+    otherwise endpoints that are down would hold up all others."""
+    consumer = _queue_consumer(WEBHOOKS, DELIVERIES_CONSUMER, subjects.ALL_HOOKS, settings)
+    return Consumer(WEBHOOKS, consumer.config.evolve(max_ack_pending=-1))
+
+
+def fixed_consumers(settings: Settings) -> dict[str, tuple[Consumer, ...]]:
+    """The consumers that do not depend on the models, and are made with the streams, by the services that read them."""
+    return {
+        "billing": (billing_consumer(),),
+        "gateway": (webhooks_consumer(settings), deliveries_consumer(settings)),
+    }
+
+
+def _ends_of_batches() -> list[str]:
+    return [subjects.event_filter("batches", status) for status in BatchStatus if status.is_terminal]
 
 
 def _queue_consumer(stream: str, name: str, subject: str, settings: Settings) -> Consumer:
@@ -216,7 +258,8 @@ async def declare_streams(js: JetStreamContext, settings: Settings) -> None:
     hints = {
         _NO_REPLICAS: f"BATCHYARD_NATS_REPLICAS is {copies}, but this NATS server stands alone: set it to 1, or start "
         f"a cluster of {copies} servers",
-        _NO_ROOM: "BATCHYARD_NATS_BUCKET_BYTES and BATCHYARD_EVENTS_MAX_BYTES want more room than this NATS server has",
+        _NO_ROOM: "BATCHYARD_NATS_BUCKET_BYTES, BATCHYARD_EVENTS_MAX_BYTES and BATCHYARD_WEBHOOKS_MAX_BYTES want more "
+        "room than this NATS server has",
         _OTHER_STORAGE: f"BATCHYARD_NATS_STORAGE is {settings.nats_storage}, and NATS keeps what is there elsewhere",
     }
     for config in streams(settings):

@@ -1,0 +1,1 @@
+"""Webhooks: which endpoints there are, and events brought to them (docs/webhooks.md)."""
