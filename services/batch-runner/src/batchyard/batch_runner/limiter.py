@@ -189,16 +189,16 @@ class Limiter:
         preempted = 0.0
         if before is not None and before.load is not None:
             preempted = (load.preemptions or 0.0) - (before.load.preemptions or 0.0)
-        usage = load.kv_usage or 0.0
-        if preempted <= 0 and usage <= _KV_FULL:
+        memory, usage = self._room.memory, load.kv_usage or 0.0
+        overflows = memory.overflows(preempted, seen.completions, self._elapsed)
+        if not overflows and usage <= _KV_FULL:
             return None
-        target = self._room.memory.target
-        reason, factor = (Reason.PREEMPTIONS, 0.9) if preempted > 0 else (Reason.KV_CACHE, target / usage)
+        reason, factor = (Reason.PREEMPTIONS, 0.95) if overflows else (Reason.KV_CACHE, memory.target / usage)
         decision = self._cut_to(seen, factor * min(self._limit, seen.in_flight), reason)
         if decision is not None:
             self._room.is_memory_bound = True
-            if preempted > 0:
-                self._room.memory.overflowed()
+            if overflows:
+                memory.overflowed()
         return decision
 
     def _cut_for_slowness(self, seen: Observation) -> Decision | None:
@@ -269,7 +269,9 @@ class Limiter:
         if not seen.is_busy(self.limit):
             return Decision(self.limit, Reason.IDLE)
         alone = self._limit / (self._limit + seen.others)
-        pace = 2 * _GENTLE * (1.0 - alone) if seen.others > 1 else _UP - 1
+        pace = _GENTLE if self._room.is_memory_bound else _UP - 1
+        if seen.others > 1:
+            pace = 2 * _GENTLE * (1.0 - alone)
         step = max(1.0, pace * (room + seen.others))
         self._limit = min(self._limit + step, room)
         return Decision(self.limit, Reason.GROWING)

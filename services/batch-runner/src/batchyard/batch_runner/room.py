@@ -5,7 +5,7 @@ import math
 from batchyard.batch_runner.observation import Load, Observation
 
 _DOUBT = 1.3  # times what made the server full: with more than that and no queue, the server is another one
-_BRINK, _BRINK_ALONE = 0.97, 0.985  # of what made the server full: with less nobody waits who comes beside us
+_BRINK = 0.97  # of what made the server full: with less nobody waits who comes beside us
 _PEAK_FADES = 30.0  # seconds in which a peak of others' load loses two thirds
 _WAY_FOLLOWS = 3.0  # seconds in which two thirds of a change are believed
 _UNSETTLED = 1.0  # seconds after a rise of the limit in which much is on the way to the server
@@ -13,6 +13,7 @@ _CATCHES_UP = 0.3  # of the difference, for each look at a queue
 _KV_LEAST = 0.2  # of the KV cache: with less taken, a request's part in it says little
 _KV_TARGET, _KV_LOWEST = 0.91, 0.8
 _KV_LOWERED, _KV_RECOVERS = 0.02, 0.002  # for each cut, and for each second
+_LOSSES, _LOSSES_FADE = 0.02, 10.0  # preemptions for each answer that cost less than room for them; seconds
 
 
 class Memory:
@@ -22,6 +23,8 @@ class Memory:
         self.target = _KV_TARGET
         self._usage = 0.0
         self._running = 0.0
+        self._lost = 0.0
+        self._done = 0.0
 
     def note(self, load: Load, elapsed: float, latency: float) -> None:
         """One more look: the fill goes up and down by chance, so it is what it is on average that is held."""
@@ -32,8 +35,15 @@ class Memory:
         self._usage += follows * (load.kv_usage - self._usage)
         self._running += follows * (load.running - self._running)
 
+    def overflows(self, preempted: float, completions: int, elapsed: float) -> bool:
+        """Whether more requests have lost their place in it lately than is worth it."""
+        fades = math.exp(-elapsed / _LOSSES_FADE)
+        self._lost = self._lost * fades + preempted
+        self._done = self._done * fades + completions
+        return preempted > 0 and self._lost > _LOSSES * self._done
+
     def overflowed(self) -> None:
-        """Requests lost their place in it: leave more of it free for a while."""
+        """A cut was made for that: leave more of it free for a while."""
         self.target = max(_KV_LOWEST, self.target - _KV_LOWERED)
 
     @property
@@ -109,7 +119,7 @@ class Room:
         """How many of our own there is room for; None if nothing is known."""
         most = math.inf
         if self.full is not None:
-            most = (_BRINK_ALONE if self.is_alone(seen) and not self._refuses else _BRINK) * self.full
+            most = self.full if self.is_alone(seen) and not self._refuses else _BRINK * self.full
         if self.is_memory_bound:
             most = min(most, self.memory.fits)
         return self._ours(seen, most) if most < math.inf else None
