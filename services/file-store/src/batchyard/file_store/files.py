@@ -24,15 +24,15 @@ from batchyard.common.contracts.files import (
 )
 from batchyard.common.crash import crash_point
 from batchyard.common.errors import ApiError, InvalidRequest, NotFound, QuotaExceeded
-from batchyard.common.ids import created_at_of, decode_id, is_raw_id, new_raw_id, raw_id_of, uuid_hex_of
+from batchyard.common.ids import created_at_of, decode_id, is_raw_id, uuid_hex_of
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.records import Entry, Records, RevisionConflict
-from batchyard.common.object_keys import file_key, parse_file_key
-from batchyard.common.objects import ObjectInfo, ObjectStore, ObjectStoreUnavailable, check_key
+from batchyard.common.object_keys import file_key
+from batchyard.common.objects import ObjectInfo, ObjectStore, ObjectStoreUnavailable
 from batchyard.common.paging import PageWindow
 from batchyard.file_store.creation import check_batch_input, expires_at, line_count
 from batchyard.file_store.listing import page_of, read_cursor
-from batchyard.file_store.object_errors import object_store_errors
+from batchyard.file_store.places import Places, new_place, no_such_place
 from batchyard.file_store.quota import Quota
 from batchyard.file_store.store import FileRecord, record_key, records_prefix
 
@@ -70,7 +70,7 @@ class Files:
         self._records = records
         self._objects = objects
         self._clock = clock
-        self._claim_within = claim_within
+        self._places = Places(objects, clock, claim_within)
         self._url_lifetime = url_lifetime
         self.quota = quota
         self._listings = asyncio.Semaphore(_CONCURRENT_LISTINGS)
@@ -99,11 +99,11 @@ class Files:
         """
         match command:
             case CreateFile(object_key=str(object_key), content=None):
-                raw_id, stored = await self._claim(tenant, object_key)
+                raw_id, stored = await self._places.claimed(tenant, object_key)
                 check_batch_input(command.filename, command.purpose, stored.size)
             case CreateFile(object_key=None, content=str(content)):
                 check_batch_input(command.filename, command.purpose, len(content))
-                raw_id, stored = await self._put(tenant, content.encode())
+                raw_id, stored = await self._places.filled(tenant, content.encode())
             case _:
                 raise InvalidRequest("Exactly one of 'object_key' and 'content' must be given.", param="object_key")
         record = _record_of(tenant, command, raw_id, stored)
@@ -203,30 +203,6 @@ class Files:
             raise _no_such_file(file_id)
         return entry
 
-    async def _claim(self, tenant: str, object_key: str) -> tuple[str, ObjectInfo]:
-        try:
-            owner, uuid_hex = parse_file_key(object_key)
-            raw_id = raw_id_of("file", uuid_hex)
-            created_at_of(raw_id)
-        except ValueError:
-            raise _no_such_upload(object_key) from None
-        if owner != tenant:
-            raise _no_such_upload(object_key)
-        try:
-            with object_store_errors():
-                stored = await self._objects.stat(object_key)
-        except NotFound:
-            raise _no_such_upload(object_key) from None
-        # The sweep deletes what is older still: it never meets a claim that is under way.
-        if self._clock.now() - stored.modified_at.timestamp() > self._claim_within:
-            raise _no_such_upload(object_key)
-        return raw_id, stored
-
-    async def _put(self, tenant: str, content: bytes) -> tuple[str, ObjectInfo]:
-        raw_id, object_key = new_place(tenant)
-        with object_store_errors():
-            return raw_id, await self._objects.put(object_key, content)
-
     async def _take_room(self, record: FileRecord) -> None:
         if not self.quota.is_kept(record.tenant) or await self._records.get(record.key) is not None:
             return
@@ -245,7 +221,7 @@ class Files:
             )
         kept = await self.record(record)
         if kept is None or kept.is_expired(self._clock.now()):
-            raise _no_such_upload(record.object_key)
+            raise no_such_place(record.object_key)
         return kept
 
     async def record(self, record: FileRecord, upload_id: str | None = None) -> FileRecord | None:
@@ -306,18 +282,5 @@ def _needed(url: str | None) -> str:
     return url
 
 
-def new_place(tenant: str) -> tuple[str, str]:
-    """A fresh raw ID and the key of its bytes. Raises InvalidRequest for a tenant too long for a key."""
-    raw_id = new_raw_id("file")
-    object_key = file_key(tenant, raw_id.removeprefix("file-"))
-    with object_store_errors():
-        check_key(object_key)
-    return raw_id, object_key
-
-
 def _no_such_file(file_id: str) -> ApiError:
     return NotFound(f"No such File object: {file_id}", param="id")
-
-
-def _no_such_upload(object_key: str) -> ApiError:
-    return InvalidRequest(f"No such upload: {object_key}", param="object_key")

@@ -27,9 +27,10 @@ from batchyard.common.object_keys import parse_part_key, part_key
 from batchyard.common.objects import ObjectInfo, ObjectStore, ObjectStoreUnavailable, check_key
 from batchyard.file_store.content import check_first_line, check_md5
 from batchyard.file_store.creation import check_batch_input, expires_at
-from batchyard.file_store.files import Files, new_place
+from batchyard.file_store.files import Files
 from batchyard.file_store.joins import Joins
 from batchyard.file_store.object_errors import object_store_errors
+from batchyard.file_store.places import new_place
 from batchyard.file_store.store import FileRecord, record_key
 from batchyard.file_store.upload import (
     PartRecord,
