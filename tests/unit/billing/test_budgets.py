@@ -276,6 +276,15 @@ async def test_a_keys_soft_budget_is_known_from_its_last_batch(treasury: Treasur
     assert event.spent == 2
 
 
+async def test_a_keys_soft_budget_is_the_newest_though_an_older_batch_is_planned_later(treasury: Treasury) -> None:
+    await treasury.reserve(1, 1, **of_key(soft_budget=1))
+    await treasury.reserve(2, 1, **of_key(soft_budget=9))
+    await treasury.reserve(1, 1, **of_key(soft_budget=1), planned=True)
+    await treasury.bill(1, 2)
+    await treasury.budgets.note("team-a", KEY)
+    assert await treasury.store.untold() == []
+
+
 def test_an_estimate_is_by_the_dearest_server_and_the_discount_counts() -> None:
     pool = (deployment("one", PRICES), deployment("two", Price(input=Decimal("0.05"), batch_output=Decimal("0.01"))))
     config = Config(deployments=(*pool, deployment("other", Price(input=Decimal(1)), pool="other")))

@@ -76,8 +76,9 @@ class BudgetStore:
                 lack = lack or shortfall(scope, standing, wish.amount, wish.currency)
             if lack is None or wish.planned:
                 await self._write(connection, wish, waits=lack is not None)
-            for scope in scopes:
-                await self._remember(connection, wish.tenant, scope)
+            if not wish.planned:  # which tells limits as they were when the batch was made
+                for scope in scopes:
+                    await self._remember(connection, wish.tenant, scope)
             return lack
 
     async def standing(self, tenant: str, scope: Scope, currency: str) -> Standing:
