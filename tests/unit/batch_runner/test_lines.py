@@ -12,6 +12,7 @@ from batchyard.batch_runner.lines import (
     Tokens,
     answered_line,
     body_for,
+    on_one_line,
     one_line_json,
     read_answer,
     read_request,
@@ -90,7 +91,7 @@ def test_usage_of_an_unknown_shape_counts_nothing() -> None:
 def test_a_result_line_holds_the_answer_as_it_was(custom_id: str, body: dict[str, object], indent: int | None) -> None:
     request = read_request(line("{}", json.dumps(custom_id)))
     answer = json.dumps(body, indent=indent, ensure_ascii=False).encode()
-    text = answered_line("batch_req_1", bytes(request.custom_id), 200, "up-1", answer)
+    text = answered_line("batch_req_1", bytes(request.custom_id), 200, "up-1", on_one_line(answer))
     assert b"\n" not in text
     assert json.loads(text) == {
         "id": "batch_req_1",

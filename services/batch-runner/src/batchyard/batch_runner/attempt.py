@@ -2,9 +2,10 @@
 
 import asyncio
 import random
-import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+import msgspec
 
 from batchyard.batch_runner.exchange import Answer, Broken, NotSent, TimedOut, TooLarge, UpstreamError
 from batchyard.batch_runner.fairness import Claim
@@ -15,6 +16,8 @@ from batchyard.batch_runner.lines import (
     Tokens,
     answered_line,
     body_for,
+    on_one_line,
+    one_line_json,
     read_answer,
     unanswered_line,
 )
@@ -29,11 +32,11 @@ from batchyard.common.logs import get_logger
 _SERVER_ERRORS = frozenset({500, 502, 503, 504})
 _TOO_MUCH = frozenset({THROTTLED, 503})
 _THROTTLED_REST = 0.5
+_NOTHING_SPENT = Spent()
 _log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class LineJob:
+class LineJob(msgspec.Struct, frozen=True):
     """A request to bring to a result.
 
     Attributes:
@@ -85,7 +88,7 @@ class Attempts:
         Once `stopped` says so, or the pool is retired, nothing more is sent: None for a line that has waited for its
         turn until then.
         """
-        spent = Spent()
+        spent = _NOTHING_SPENT
         member: Member | None = None
         while True:
             try:
@@ -137,12 +140,14 @@ class Attempts:
                     flight.failed(throttled=outcome.is_throttled, timed_out=outcome.failure is Failure.TIMED_OUT)
         finally:
             pool.release(member, job.claim)
-        return replace(outcome, busy=int(flight.busy * 1e6)) if isinstance(outcome, Result) else outcome
+        if not isinstance(outcome, Result):
+            return outcome
+        return msgspec.structs.replace(outcome, busy=int(flight.busy * 1e6))
 
     async def _send(self, job: LineJob, member: Member) -> Result | _Failed:
         deployment = member.deployment
         # vLLM refuses an ID that it is still working on, so every attempt has one of its own.
-        upstream_id = f"{job.identity}-{secrets.token_hex(2)}"
+        upstream_id = f"{job.identity}-{self._rng.getrandbits(16):04x}"
         try:
             answer = await self._post(job, member, upstream_id)
         except NotSent as error:
@@ -160,6 +165,8 @@ class Attempts:
     async def _post(self, job: LineJob, member: Member, request_id: str) -> Answer:
         """The server's answer, to a request without a priority where it does not take one. Raises UpstreamError."""
         deployment, model = member.deployment, member.deployment.name_for(job.model)
+        if deployment.priority is None:
+            return await self._upstream.post(deployment, job.path, body_for(job.request, model), request_id)
         with member.priority.sending(deployment.priority) as priority:
             body = body_for(job.request, model, priority)
             answer = await self._upstream.post(deployment, job.path, body, request_id)
@@ -182,16 +189,16 @@ class Attempts:
                 answer,
                 parse_retry_after(answer.header("retry-after"), self._clock.now()),
             )
-        tokens = Tokens()
-        kind = Kind.FAILED
+        tokens, kind, body = Tokens(), Kind.FAILED, one_line_json
         if 200 <= answer.status < 300:
             read = read_answer(answer.body)
             if read is None:
                 return _Failed(Failure.MALFORMED, "the server's answer is not a JSON object")
             if read.aborted:
                 return _Failed(Failure.ABORTED, "the server gave up while it was answering")
-            tokens, kind = read.tokens, Kind.COMPLETED
-        text = answered_line(job.identity, bytes(job.request.custom_id), answer.status, upstream_id, answer.body)
+            tokens, kind, body = read.tokens, Kind.COMPLETED, on_one_line
+        custom_id = bytes(job.request.custom_id)
+        text = answered_line(job.identity, custom_id, answer.status, upstream_id, body(answer.body))
         return Result(job.line, kind, tokens, deployment, text)
 
     async def _is_down(self, failed: _Failed, member: Member, pool: Pool) -> bool:
@@ -225,7 +232,8 @@ def _given_up(job: LineJob, failed: _Failed, spent: Spent, member: Member) -> Re
         text = unanswered_line(job.identity, custom_id, error)
     else:
         upstream_id = failed.answer.header("x-request-id") or job.identity
-        text = answered_line(job.identity, custom_id, failed.answer.status, upstream_id, failed.answer.body, error)
+        body = one_line_json(failed.answer.body)
+        text = answered_line(job.identity, custom_id, failed.answer.status, upstream_id, body, error)
     return Result(job.line, Kind.FAILED, Tokens(), member.deployment.id, text)
 
 

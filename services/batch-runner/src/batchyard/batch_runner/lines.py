@@ -3,8 +3,6 @@
 A line is touched as few times as possible: the body stays the bytes the client wrote, save for the model's name.
 """
 
-from dataclasses import dataclass
-
 import msgspec
 
 from batchyard.common.contracts.batches import Usage
@@ -72,8 +70,7 @@ class _Billed(msgspec.Struct):
     usage: _Usage | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ReadAnswer:
+class ReadAnswer(msgspec.Struct, frozen=True):
     """What is read of an answer's body. `aborted`: the server gave up half-way, though it said 200."""
 
     tokens: Tokens
@@ -164,13 +161,14 @@ class LineError(msgspec.Struct, omit_defaults=True, frozen=True):
 def answered_line(
     identity: str, custom_id: bytes, status: int, upstream_id: str, body: bytes, error: LineError | None = None
 ) -> bytes:
-    """A result line around an answer's own bytes (no newline at its end). `error` if it is the last of several."""
+    """A result line around an answer's own JSON on one line (no newline at its end). `error` if it is the last of
+    several."""
     return b'{"id":"%b","custom_id":%b,"response":{"status_code":%d,"request_id":%b,"body":%b},"error":%b}' % (
         identity.encode(),
         custom_id,
         status,
         _encoder.encode(upstream_id.encode(errors="replace").decode()),
-        one_line_json(body),
+        body,
         b"null" if error is None else _encoder.encode(error),
     )
 
@@ -189,6 +187,11 @@ def one_line_json(body: bytes) -> bytes:
     if not _is_json(body):
         text = body[:2000].decode(errors="replace")
         return _encoder.encode({"error": {"message": text, "type": "upstream_error", "param": None, "code": None}})
+    return on_one_line(body)
+
+
+def on_one_line(body: bytes) -> bytes:
+    """JSON, such as an answer that `read_answer` has read, on one line."""
     return msgspec.json.format(body, indent=-1) if b"\n" in body or b"\r" in body else body
 
 

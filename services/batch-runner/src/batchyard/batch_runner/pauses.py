@@ -23,6 +23,8 @@ class Pauses:
 
     def reason(self, tenant: str, key_id: str | None) -> str | None:
         """Why batches that a key of a tenant made pause; None if they do not."""
+        if not self._reasons:  # asked for every line
+            return None
         return self._reasons.get((tenant, None)) or self._reasons.get((tenant, key_id))
 
     def pause(self, whose: Whose, reason: str) -> None:

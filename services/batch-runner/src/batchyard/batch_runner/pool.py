@@ -332,8 +332,9 @@ class Pool:
         if not members:
             self._look_again(now)
             return None
-        preferred = [member for member in members if member is not avoid] or members
-        return min(preferred, key=lambda member: member.load)
+        if len(members) == 1:
+            return members[0]
+        return min(members, key=lambda member: (member is avoid, member.load))
 
     def _look_again(self, now: float) -> None:
         """Wake the waiters once a rest or a cool-down is over, or once `rpm` or `tpm` lets in another request.

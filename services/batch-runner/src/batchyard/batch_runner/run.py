@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
+
+import msgspec
 
 from batchyard.batch_runner.attempt import Attempts, LineJob
 from batchyard.batch_runner.batch import ShardOutcome
@@ -348,7 +350,7 @@ class ShardRun:
 
     def _gather(self, result: Result, job: LineJob) -> None:
         if self._shard.model is None:
-            result = replace(result, model=job.model)
+            result = msgspec.structs.replace(result, model=job.model)
         self._tally.add(result)
         self._fresh.append(result)
         self._fresh_bytes += len(result.text)

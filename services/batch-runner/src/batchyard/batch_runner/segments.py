@@ -14,8 +14,9 @@ Segments from before there were `busy` and the model are read as well; a model i
 import heapq
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from batchyard.batch_runner.lines import Tokens
 from batchyard.common.objects import ObjectStore, read_lines
@@ -34,8 +35,7 @@ class Kind(StrEnum):
     NOT_RUN = "n"
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(msgspec.Struct, frozen=True):
     """What became of one line. `line` counts from 1 in the input file; `text` is the result line without newline.
 
     `busy` is the line's share of its deployment's time, in microseconds. `model` is told in a batch of several models.

@@ -1,7 +1,9 @@
 """The server's results on their way to ours: gathered in whatever order they come, and put into the input's."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+import msgspec
 
 from batchyard.batch_runner.lines import LineError, Tokens, unanswered_line
 from batchyard.batch_runner.native.documents import read_result
@@ -126,7 +128,7 @@ async def joined(
             answer = await anext(answers, None)
         if answer is not None and answer.line == line:
             head = b'{"id":"%b","custom_id":%b,' % (identity.encode(), custom_id)
-            result = replace(answer, text=head + answer.text)
+            result = msgspec.structs.replace(answer, text=head + answer.text)
         else:
             result = missing.result(line, identity, custom_id)
         if counts is not None:
