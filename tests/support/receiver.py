@@ -1,6 +1,7 @@
 """A receiver of webhooks on loopback: it notes what comes, and answers as it is told."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -55,7 +56,7 @@ class Receiver:
 
 
 @asynccontextmanager
-async def receiving() -> AsyncIterator[Receiver]:
+async def receiving(tls: ssl.SSLContext | None = None) -> AsyncIterator[Receiver]:
     receiver = Receiver()
     receiver.gate.set()
     app = web.Application()
@@ -63,7 +64,7 @@ async def receiving() -> AsyncIterator[Receiver]:
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
         receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         yield receiver
     finally:

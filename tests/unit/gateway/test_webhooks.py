@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import trustme
 from structlog.testing import capture_logs
 from unit.gateway.peers import BATCH
 from unit.gateway.rig import Served, Start, error_of
@@ -246,6 +248,20 @@ async def test_a_slow_endpoint_holds_up_no_other(messaging: Messaging, start: St
         await slow.until(lambda received: len({r.id for r in received}) == 20)
 
 
+async def test_a_stop_waits_for_no_endpoint_for_long(messaging: Messaging, start: Start, receiver: Receiver) -> None:
+    """What had no answer by then is sent again by who comes after."""
+    receiver.gate.clear()
+    async with delivering(messaging, start, webhook_timeout=60, shutdown_timeout=0) as hooks:
+        await hooks.endpoint(receiver.url)
+        await hooks.ends()
+        await receiver.until(lambda received: len(received) == 1)
+    assert (await messaging.js.stream_info(WEBHOOKS)).state.messages == 1
+    receiver.gate.set()
+    async with delivering(messaging, start) as hooks:
+        await hooks.is_done()
+    assert len({r.id for r in receiver.received}) == 1 < len(receiver.received)
+
+
 async def test_what_nobody_takes_over_is_given_up_in_the_end(
     messaging: Messaging, start: Start, receiver: Receiver
 ) -> None:
@@ -351,6 +367,30 @@ def test_public_and_allowed_addresses_are_called() -> None:
         addresses.check_url("http://localhost/")
 
 
+def endpoint_at(url: str) -> WebhookEndpoint:
+    return WebhookEndpoint(
+        id="we_1", name="n", url=url, event_types=(), signing_secret=new_secret(), created_at=0, updated_at=0
+    )
+
+
+async def test_a_certificate_has_to_be_for_the_name_and_not_for_the_address() -> None:
+    authority, server, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("hooks.example").configure_cert(server)
+    authority.configure_trust(context)
+    now = SystemClock().now()
+
+    async def resolve(host: str, port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    addresses = Addresses(GatewaySettings(webhook_allowed_networks=LOOPBACK).webhook_networks)
+    async with receiving(server) as receiver, httpx.AsyncClient(verify=context, trust_env=False) as client:
+        sender, port = Sender(client, resolve, addresses, 5), httpx.URL(receiver.url).port
+        sample = sample_of(EventType.BATCH_FAILED, "default", now)
+        assert await sender.send(endpoint_at(f"https://hooks.example:{port}/"), sample, now) == 200
+        with pytest.raises(Unreachable, match="certificate"):
+            await sender.send(endpoint_at(f"https://others.example:{port}/"), sample, now)
+
+
 async def test_a_name_counts_as_the_address_it_stands_for_now(receiver: Receiver) -> None:
     """Whatever it stood for when the endpoint was made."""
     port, answers = httpx.URL(receiver.url).port, [["127.0.0.1"], ["10.0.0.1", "127.0.0.1"], ["169.254.169.254"]]
@@ -359,15 +399,7 @@ async def test_a_name_counts_as_the_address_it_stands_for_now(receiver: Receiver
         assert (host, asked) == ("hooks.example", port)
         return answers.pop(0)
 
-    endpoint = WebhookEndpoint(
-        id="we_1",
-        name="n",
-        url=f"http://hooks.example:{port}/",
-        event_types=(),
-        signing_secret=new_secret(),
-        created_at=0,
-        updated_at=0,
-    )
+    endpoint = endpoint_at(f"http://hooks.example:{port}/")
     sample, now = sample_of(EventType.BATCH_FAILED, "default", SystemClock().now()), SystemClock().now()
     addresses = Addresses(GatewaySettings(webhook_allowed_networks=LOOPBACK).webhook_networks)
     async with httpx.AsyncClient(trust_env=False) as client:

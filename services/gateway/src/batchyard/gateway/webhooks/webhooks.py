@@ -19,7 +19,7 @@ from batchyard.common.messaging.topology import (
     deliveries_consumer,
     webhooks_consumer,
 )
-from batchyard.common.messaging.work_loop import Handler, WorkLoop
+from batchyard.common.messaging.work_loop import Done, Handler, Later, WorkLoop
 from batchyard.common.operations import expose
 from batchyard.common.tasks import unless
 from batchyard.gateway.settings import GatewaySettings
@@ -51,18 +51,27 @@ class Webhooks:
     clock: Clock
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Read events, and deliver them, until `stop` is set; what is under way is ended then."""
+        """Read events, and deliver them, until `stop` is set.
+
+        What is under way has `shutdown_timeout` seconds to end, as requests have, and is then left to another process.
+        """
         settings = self.settings
         patience = Patience(settings.webhook_first_retry, settings.webhook_max_age)
         deliverer = Deliverer(self.endpoints, self.sender, self.places, patience, self.clock)
         fan_out = FanOut(self.js, self.endpoints, settings.webhook_max_age, self.clock)
         backlog = Backlog(self.js, deliveries_consumer(settings))
         expose(backlog, backlog.refresh)
+        late = asyncio.Event()
+
+        async def deliver(data: bytes) -> Done | Later:
+            return await unless(late, deliverer.deliver(data)) or Later(0)
+
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._work(webhooks_consumer(settings), _EVENTS_AT_ONCE, fan_out.tell, stop))
-            tasks.create_task(
-                self._work(deliveries_consumer(settings), settings.webhook_slots, deliverer.deliver, stop)
-            )
+            ending = tasks.create_task(_set_after(stop, settings.shutdown_timeout, late))
+            telling = tasks.create_task(self._work(webhooks_consumer(settings), _EVENTS_AT_ONCE, fan_out.tell, stop))
+            await self._work(deliveries_consumer(settings), settings.webhook_slots, deliver, stop)
+            await telling
+            ending.cancel()
 
     async def _work(self, consumer: Consumer, slots: int, handler: Handler, stop: asyncio.Event) -> None:
         bind = partial(bind_consumer, self.js, consumer, self.settings)
@@ -73,6 +82,12 @@ class Webhooks:
             except (Error, OSError, TopologyMissing) as error:
                 _log.warning("webhooks.unavailable", consumer=consumer.name, error=repr(error))
                 await unless(stop, asyncio.sleep(_PAUSE_SECONDS))
+
+
+async def _set_after(first: asyncio.Event, seconds: float, then: asyncio.Event) -> None:
+    await first.wait()
+    await asyncio.sleep(seconds)
+    then.set()
 
 
 @asynccontextmanager
