@@ -1,4 +1,4 @@
-"""`batchyard keys` and `batchyard teams`, before a gateway."""
+"""`batchyard keys`, `teams` and `webhooks`, before a gateway."""
 
 import asyncio
 import json
@@ -15,6 +15,7 @@ from unit.gateway.rig import KEY, Served, running_gateway
 from batchyard.cli.main import app
 from batchyard.common.settings import Settings
 from batchyard.gateway.settings import GatewaySettings
+from support.receiver import LOOPBACK, receiving
 
 Run = Callable[..., Awaitable[tuple[int, str, str]]]
 
@@ -24,8 +25,9 @@ async def gateway(settings: Settings) -> AsyncIterator[Served]:
     """A gateway without the services behind it: keys are its own."""
     common = settings.model_dump(exclude_unset=True)
     # Its log would otherwise run into the output of the commands, as both are in this process.
+    own = GatewaySettings(**common, shutdown_timeout=2, webhook_allowed_networks=LOOPBACK)
     with capture_logs():
-        async with running_gateway(GatewaySettings(**common, shutdown_timeout=2)) as served:
+        async with running_gateway(own) as served:
             yield served
 
 
@@ -46,6 +48,29 @@ def run(gateway: Served, monkeypatch: pytest.MonkeyPatch) -> Run:
 async def status(gateway: Served, secret: str) -> int:
     async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as http:
         return (await http.get("/key/info", headers={"authorization": f"Bearer {secret}"})).status_code
+
+
+async def test_the_life_of_an_endpoint_of_webhooks(run: Run) -> None:
+    async with receiving() as receiver:
+        await run("teams", "create", "search")
+        wanted = (receiver.url, "--team", "search", "--event", "batch.failed")
+        code, secret, note = await run("webhooks", "create", *wanted)
+        assert code == 0
+        assert "cannot be shown again" in note
+        _, listed, _ = await run("webhooks", "list", "--team", "search", "--json")
+        (found,) = json.loads(listed)
+        assert (found["url"], found["event_types"]) == (receiver.url, ["batch.failed"])
+        assert "webhook_endpoint" not in (await run("webhooks", "list"))[1]  # the operator has none
+        assert (await run("webhooks", "test", found["id"], "--team", "search"))[0] == 0
+        receiver.received[0].unwrapped(secret.strip())
+        _, rotated, _ = await run("webhooks", "rotate", found["id"], "--team", "search")
+        receiver.answers = [500]
+        assert (await run("webhooks", "test", found["id"], "--team", "search"))[0] == 1
+        for one in (secret, rotated):
+            receiver.received[1].unwrapped(one.strip())
+    assert (await run("webhooks", "delete", found["id"]))[0] == 1
+    assert (await run("webhooks", "delete", found["id"], "--team", "search"))[0] == 0
+    assert found["id"] not in (await run("webhooks", "list", "--team", "search"))[1]
 
 
 async def test_the_life_of_a_key(gateway: Served, run: Run) -> None:

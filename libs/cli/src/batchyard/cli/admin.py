@@ -1,4 +1,4 @@
-"""What `batchyard keys` and `batchyard teams` have in common: whom they ask, and how they show what they are told."""
+"""What `batchyard keys`, `teams` and `webhooks` have in common: whom they ask, and how they show what they are told."""
 
 import inspect
 import json
@@ -92,6 +92,15 @@ class Administration:
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         return self._call("POST", path, json=body)
+
+    def delete(self, path: str) -> Any:
+        return self._call("DELETE", path)
+
+    def acting_for(self, team: str | None) -> "Administration":
+        """The same, acting for a team from now on; None: for none."""
+        if team is not None:
+            self._http.headers["x-batchyard-team"] = team
+        return self
 
     def _call(self, method: str, path: str, **content: Any) -> Any:
         with told(method, path):

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from batchyard.cli import console, keys, teams
+from batchyard.cli import console, keys, teams, webhooks
 from batchyard.cli.cost import Correction, CostOptions, correct, cost
 from batchyard.cli.demo import DemoOptions, demo
 from batchyard.cli.failures import EXIT_INTERRUPTED, Failure
@@ -269,6 +269,7 @@ def topology_command() -> None:
 
 app.add_typer(keys.app, name="keys")
 app.add_typer(teams.app, name="teams")
+app.add_typer(webhooks.app, name="webhooks")
 
 
 @app.command("cost", epilog=_COST_EXAMPLES)
