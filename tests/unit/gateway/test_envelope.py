@@ -154,6 +154,8 @@ async def test_the_document_describes_every_operation(gateway: Served) -> None:
         *("generate_key", "update_key", "regenerate_key", "block_key", "unblock_key", "delete_keys"),
         *("get_key_info", "list_keys", "get_team_info", "list_teams"),
         *("create_team", "update_team", "block_team", "unblock_team", "delete_teams"),
+        *("create_webhook_endpoint", "list_webhook_endpoints", "get_webhook_endpoint", "update_webhook_endpoint"),
+        *("delete_webhook_endpoint", "rotate_webhook_secret", "test_webhook_endpoint", "list_webhook_event_types"),
     }
     assert all(operation["tags"] for operation in operations.values())
     assert not any("422" in operation["responses"] for operation in operations.values())
