@@ -64,7 +64,8 @@ class Webhooks:
         late = asyncio.Event()
 
         async def deliver(data: bytes) -> Done | Later:
-            return await unless(late, deliverer.deliver(data)) or Later(0)
+            # Not at once: what this process has asked for, and reads no more, could get it.
+            return await unless(late, deliverer.deliver(data)) or Later(_PAUSE_SECONDS)
 
         async with asyncio.TaskGroup() as tasks:
             ending = tasks.create_task(_set_after(stop, settings.shutdown_timeout, late))
