@@ -11,6 +11,7 @@ import httpx
 import openai
 import pytest
 import trustme
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 from unit.gateway.peers import BATCH
 from unit.gateway.rig import Served, Start, error_of
@@ -25,6 +26,7 @@ from batchyard.common.messaging.work_loop import Done, Later
 from batchyard.common.service import Messaging
 from batchyard.gateway.settings import GatewaySettings
 from batchyard.gateway.webhooks.addresses import Addresses
+from batchyard.gateway.webhooks.backlog import Backlog
 from batchyard.gateway.webhooks.delivery import Patience
 from batchyard.gateway.webhooks.endpoint import WebhookEndpoint, new_secret
 from batchyard.gateway.webhooks.fan_out import FanOut
@@ -244,6 +246,10 @@ async def test_a_slow_endpoint_holds_up_no_other(messaging: Messaging, start: St
             await hooks.ends()
         await quick.until(lambda received: len(received) == 5)
         assert len(slow.received) == 1
+        backlog = Backlog(messaging.js, deliveries_consumer(hooks.gateway.parts.settings))
+        async with asyncio.timeout(10):  # what was delivered is acknowledged a moment later
+            while [sample.value for family in backlog.collect() for sample in family.samples] != [20]:
+                await backlog.refresh()
         slow.gate.set()
         await slow.until(lambda received: len({r.id for r in received}) == 20)
 
@@ -262,10 +268,15 @@ async def test_a_stop_waits_for_no_endpoint_for_long(messaging: Messaging, start
     assert len({r.id for r in receiver.received}) == 1 < len(receiver.received)
 
 
+def counted(outcome: str) -> float:
+    return REGISTRY.get_sample_value("batchyard_webhook_deliveries_total", {"outcome": outcome}) or 0
+
+
 async def test_what_nobody_takes_over_is_given_up_in_the_end(
     messaging: Messaging, start: Start, receiver: Receiver
 ) -> None:
     receiver.answers = [503]
+    before = {outcome: counted(outcome) for outcome in ("failed", "given_up")}
     with capture_logs() as logs:
         async with delivering(messaging, start, webhook_max_age=0.5) as hooks:
             made = await hooks.endpoint(receiver.url)
@@ -276,6 +287,8 @@ async def test_what_nobody_takes_over_is_given_up_in_the_end(
     assert (given_up["endpoint"], given_up["reason"]) == (made["id"], "it answered 503")
     assert len({r.id for r in receiver.received}) == 1
     assert len(receiver.received) > 2
+    assert counted("failed") - before["failed"] == len(receiver.received) - 1
+    assert counted("given_up") - before["given_up"] == 1
 
 
 async def test_what_happened_before_an_endpoint_was_made_is_not_told(hooks: Hooks, receiver: Receiver) -> None:
