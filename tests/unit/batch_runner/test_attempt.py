@@ -175,7 +175,7 @@ async def test_a_server_that_is_down_burns_no_attempt(open_bench: Any) -> None:
 
 async def test_a_line_that_waits_for_its_turn_is_not_sent_after_a_stop(open_bench: Any) -> None:
     bench = await open_bench(adaptive_concurrency=False)
-    places = [await bench.pool.acquire() for _ in range(bench.pool.capacity)]
+    places = [await bench.pool.acquire() for _ in range(bench.pool.members[0].limit)]
     stop = asyncio.Event()
     waiting = asyncio.create_task(bench.attempts.run(job("hello"), bench.pool, stop.is_set))
     await asyncio.sleep(0)

@@ -135,6 +135,19 @@ async def test_results_beyond_the_memory_bound_come_back_from_their_segments(
     assert [line["custom_id"] for line in output] == [f"r{index}" for index in range(LINES)]
 
 
+async def test_a_limit_that_grows_while_a_shard_runs_is_used_at_once(open_bench: Any, start: Any) -> None:
+    bench = await open_bench(SimSettings(port=0, max_num_seqs=300), max_parallel_requests=2, adaptive_concurrency=False)
+    run = await start(bench, [f"{prompt(index)} [[fault:hang]]" for index in range(200)])
+    running = asyncio.create_task(run.execute(bench.attempts, bench.pool))
+    await bench.sim.until(lambda state: state.capacity.running == 2)
+    bench.pool.drive(bench.pool.members[0], 150)
+    await bench.sim.until(lambda state: state.capacity.running == 150)
+    assert bench.pool.waiting < 20, "who could not be given a place soon does not wait for one"
+    run.stop(Stop.SUPERSEDED)
+    await asyncio.wait_for(running, 5)
+    assert bench.pool.members[0].in_flight == 0
+
+
 @pytest.mark.parametrize(("why", "code"), [(Stop.CANCELLED, "batch_cancelled"), (Stop.EXPIRED, "batch_expired")])
 async def test_a_stopped_run_keeps_what_finished_and_names_the_rest(
     open_bench: Any, start: Any, store: LocalObjectStore, why: Stop, code: str

@@ -41,6 +41,11 @@ class LineQueue:
             else:
                 self._homes.setdefault(home(group, deployments), deque()).append(jobs[index])
 
+    @property
+    def has_more(self) -> bool:
+        """Whether there are lines that are not set aside for anybody."""
+        return self._unreserved > 0
+
     def reserve(self) -> bool:
         """Set a line aside for whoever now waits for a place; False when there is none left."""
         if not self._unreserved:

@@ -22,7 +22,6 @@ from batchyard.common.tasks import end
 
 _FIRST_PROBE = 0.1
 _UNWELL_PATIENCE = 15.0  # seconds after which one that answers, but says that it is unwell, is tried all the same
-_GROWTH, _PREPARED = 4, 128  # a limit may grow so much, or to so many requests, while a shard runs
 _LEAST_WAIT = 0.001
 _log = get_logger(__name__)
 
@@ -187,11 +186,6 @@ class Pool:
         for ticket in self._waiters.drain():
             if not ticket.item.place.done():
                 ticket.item.place.set_exception(PoolRetired())
-
-    @property
-    def capacity(self) -> int:
-        """Requests worth preparing for all deployments together: their limits, and what these may soon grow to."""
-        return sum(min(member.ceiling, max(_GROWTH * member.limit, _PREPARED)) for member in self.members)
 
     @property
     def is_down(self) -> bool:

@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from batchyard.batch_runner.attempt import Attempts, LineJob
 from batchyard.batch_runner.batch import ShardOutcome
+from batchyard.batch_runner.crew import Crew
 from batchyard.batch_runner.fairness import Claim
 from batchyard.batch_runner.line_queue import LineQueue
 from batchyard.batch_runner.lines import BLANK, LineError, RequestLine, named_model, read_request, unanswered_line
@@ -183,12 +185,13 @@ class ShardRun:
         if not self._settings.prefix_affinity:
             homes = []
         queue = LineQueue(jobs, homes, arrange=self._settings.arrange_prefixes)
-        workers = [asyncio.create_task(self._work(queue, attempts, pool)) for _ in range(min(len(jobs), pool.capacity))]
+        crew = Crew(partial(self._work, queue, attempts, pool))
+        crew.begin(len(jobs))
         flusher = asyncio.create_task(self._flush_regularly())
         try:
-            await self._supervise(workers, flusher)
+            await self._supervise(crew, flusher)
         finally:
-            await end((*workers, flusher))
+            await end((*crew.tasks, flusher))
 
     async def execute_singly(
         self, attempts: Attempts, pool: Pool, before_line: Callable[[ShardProgress, int], Awaitable[None]]
@@ -199,12 +202,12 @@ class ShardRun:
                 return
             if job.line not in self._tally:
                 await before_line(self._tally.progress(), job.line)
-                working = asyncio.create_task(self._work(LineQueue([job]), attempts, pool))
+                crew = Crew(partial(self._work, LineQueue([job]), attempts, pool))
+                crew.begin(1)
                 try:
-                    until: set[asyncio.Future[Any]] = {working, self._stopped}
-                    await asyncio.wait(until, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait({crew.finished, self._stopped}, return_when=asyncio.FIRST_COMPLETED)
                 finally:
-                    await end((working,))
+                    await end(crew.tasks)
                 await self.checkpoint()
 
     async def give_up(self, line: int | None, starts: int) -> None:
@@ -285,36 +288,39 @@ class ShardRun:
             error_key=error_key,
         )
 
-    async def _supervise(self, workers: list[asyncio.Task[None]], flusher: asyncio.Task[None]) -> None:
-        """Wait until the workers are done, or until they have been stopped and their grace is over."""
-        finished = asyncio.create_task(asyncio.wait(workers))
+    async def _supervise(self, crew: Crew, flusher: asyncio.Task[None]) -> None:
+        """Wait until the crew is done, or until it has been stopped and its grace is over."""
+        finished = crew.finished
         until: set[asyncio.Future[Any]] = {finished, flusher, self._stopped}
-        try:
-            await asyncio.wait(until, return_when=asyncio.FIRST_COMPLETED)
-            if flusher.done():
-                flusher.result()  # it ends by an error alone
-            if self._why is Stop.WITHDRAWN:
-                until = {finished, self._hurried}
-                await asyncio.wait(until, return_when=asyncio.FIRST_COMPLETED)
-            if not finished.done() and (why := self.stopped):
-                await asyncio.wait({finished}, timeout=self._grace(why))
-            for worker in workers:
-                if worker.done():
-                    worker.result()
-        finally:
-            await end((finished,))
+        await asyncio.wait(until, return_when=asyncio.FIRST_COMPLETED)
+        if flusher.done():
+            flusher.result()  # it ends by an error alone
+        if self._why is Stop.WITHDRAWN:
+            await asyncio.wait({finished, self._hurried}, return_when=asyncio.FIRST_COMPLETED)
+        if not finished.done() and (why := self.stopped):
+            await asyncio.wait({finished}, timeout=self._grace(why))
+        if finished.done():
+            finished.result()
 
     def _grace(self, why: Stop) -> float:
         if why is Stop.SUPERSEDED:
             return 0.0  # nobody waits for the answers
         return self._settings.shutdown_grace if why is Stop.SHUTDOWN else self._settings.cancel_grace
 
-    async def _work(self, queue: LineQueue, attempts: Attempts, pool: Pool) -> None:
-        while queue.reserve():
+    async def _work(self, queue: LineQueue, attempts: Attempts, pool: Pool, crew: Crew) -> None:
+        while True:
+            await self._room.wait()
+            if self._stopped.done() or not queue.reserve():
+                return
+            crew.waiting += 1
             try:
                 place = await self._place(pool)
             except PoolRetired:
                 return
+            finally:
+                crew.waiting -= 1
+            if queue.has_more:
+                crew.grow()
             job = queue.take(place.deployment.id)
             try:
                 result = await attempts.run(job, pool, self._stopped.done, place)
@@ -325,9 +331,6 @@ class ShardRun:
                 return
             pool.results[result.kind] += 1
             self._gather(result, job)
-            await self._room.wait()
-            if self._stopped.done():
-                return
 
     async def _place(self, pool: Pool) -> Member:
         """A place on a deployment, once there is one and nothing new is held back. Raises PoolRetired."""
