@@ -3,8 +3,9 @@
     .venv/bin/python benchmarks/main_job.py [--lines 50000] [--latency 0.0]
     .venv/bin/python benchmarks/main_job.py --lines 20000 --fixed 32 64 128 256 --rounds 2
 
-Prints lines per second, and the most memory that each process has held. Everything shares the machine's cores, the
-simulator and this client included, so the figure is a lower bound of what the runner can drive.
+Prints lines per second, and for each process the processor's time for a line and the most memory that it has held.
+Everything shares the machine's cores, the simulator and this client included, so the lines per second are a lower bound
+of what the runner can drive.
 
 With `--fixed` the job is also run with a fixed number of requests in flight, each in turn with the limit that Batchyard
 finds by itself, in systems of their own before the same simulator; prints how the found limit compares with the best.
@@ -81,6 +82,12 @@ def peak_mib(pid: int) -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
+def cpu_seconds(pid: int) -> float:
+    """The processor's time that a process has had so far."""
+    stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def environment(fixed: int | None) -> dict[str, str]:
     """The settings of a run: None for the limit that is found."""
     if fixed is None:
@@ -120,9 +127,12 @@ async def main() -> None:
                     data = Path(directory) / f"data-{number}-{fixed}"
                     async with running_stack(data, config=config, environment=environment(fixed)) as stack:
                         print(f"\n{name_of(fixed)}, load {os.getloadavg()[0]:.1f}")
+                        pids = stack.pids
+                        before = {name: cpu_seconds(pid) for name, pid in pids.items()}
                         speeds[fixed].append(await main_job(stack, content, options.lines))
-                        for name, pid in stack.pids.items():
-                            print(f"peak memory of {name:<12} {peak_mib(pid):6.0f} MiB", flush=True)
+                        for name, pid in pids.items():
+                            cpu = (cpu_seconds(pid) - before[name]) / options.lines * 1e6
+                            print(f"{name:<12} {cpu:6.0f} µs CPU a line {peak_mib(pid):6.0f} MiB at most", flush=True)
         finally:
             sim.terminate()
             await sim.wait()
