@@ -29,7 +29,7 @@ async def test_what_has_become_of_lines_and_requests_is_counted(look: Look, open
 
 async def test_how_a_server_is_and_is_driven(look: Look, open_yard: Any) -> None:
     yard = await open_yard(
-        SimSettings(port=0, base_latency=0.3, max_num_seqs=4), control_interval=0.05, shards_per_batch=1
+        SimSettings(port=0, base_latency=1, max_num_seqs=4), control_interval=0.05, shards_per_batch=1
     )
     await yard.batch(*lines(60))
     async with asyncio.timeout(20):
