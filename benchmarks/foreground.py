@@ -10,6 +10,7 @@ the machine's load at the time, and draws over time what the batch gets done and
 import argparse
 import asyncio
 import os
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -86,7 +87,8 @@ async def foreground(http: aiohttp.ClientSession, url: str, seconds: float, outc
 @asynccontextmanager
 async def simulator() -> AsyncIterator[str]:
     sim = await asyncio.create_subprocess_exec(
-        *("batchyard", "sim", "--port", "0", "--base-latency", str(LATENCY), "--max-num-seqs", str(SLOTS)),
+        *(sys.executable, "-m", "batchyard.cli", "sim", "--port", "0"),
+        *("--base-latency", str(LATENCY), "--max-num-seqs", str(SLOTS)),
         stdout=asyncio.subprocess.PIPE,
     )
     assert sim.stdout is not None

@@ -12,6 +12,7 @@ then the machine's cores are the limit, and the simulator, NATS and the client t
 import argparse
 import asyncio
 import os
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -40,7 +41,8 @@ class Measured:
 async def simulator(latency: float, capacity: int, *more: str) -> AsyncIterator[tuple[str, int]]:
     """A simulated server in a process of its own: its URL and its process ID."""
     sim = await asyncio.create_subprocess_exec(
-        *("batchyard", "sim", "--port", "0", "--base-latency", str(latency), "--max-num-seqs", str(capacity), *more),
+        *(sys.executable, "-m", "batchyard.cli", "sim", "--port", "0"),
+        *("--base-latency", str(latency), "--max-num-seqs", str(capacity), *more),
         stdout=asyncio.subprocess.PIPE,
     )
     assert sim.stdout is not None
