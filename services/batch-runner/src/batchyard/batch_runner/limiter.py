@@ -8,6 +8,7 @@ https://github.com/Netflix/concurrency-limits).
 """
 
 import math
+from collections import deque
 from dataclasses import replace
 
 from batchyard.batch_runner.observation import Load, Observation
@@ -23,9 +24,12 @@ _RAMP = 0.4  # seconds after which twice as many are sent even if that is not to
 _BEGINS = 1.0  # seconds in which the first requests may still be on their way
 _BACK_OFF = 0.08  # of the limit, besides what has to wait
 _LASTS = 0.3  # seconds that a queue may be there
+_ARRIVES = 0.6  # seconds in which what was sent at once is taken in by the server, and waits
 _GENEROUS = 0.3  # of one request: servers with few slots would lose one of them by rounding down
 _PROBE_AFTER = 10.0  # seconds at the brink until it is tried whether there is more
-_SUDDEN = 0.1  # of what runs: a rise of others' load within one look that is people and no other runner
+_MORE_COME = 1.0  # for each one of a burst: most looks come in the middle of it
+_SUDDEN = 0.1  # of what runs: a rise of others' load that is people and no other runner, if it comes
+_AT_ONCE = 0.6  # within so many seconds
 _GENTLE = 0.04  # of the room: what a runner takes at a time beside others, so as to be no burst to them
 _KV_FULL = 0.97
 _SLOWER = 2.0  # times slower than at best: without metrics, this is a queue
@@ -52,6 +56,7 @@ class Limiter:
         self._raised_at = -math.inf
         self._done = 0  # answers since then
         self._queued_since: float | None = None
+        self._lately: deque[tuple[float, float]] = deque()  # others' load, and when
         self._active_at: float | None = None
         self._taken_back = 0  # requests of our own, from the queue
         self._had = 0  # requests in flight when that was done
@@ -127,7 +132,7 @@ class Limiter:
         if seen.load is None:
             return self._cut_for_slowness(seen)
         return (
-            self._cut_for_burst(seen, seen.load, before)
+            self._cut_for_burst(seen, seen.load)
             or self._cut_for_queue(seen, seen.load)
             or self._cut_for_memory(seen, seen.load, before)
         )
@@ -152,15 +157,21 @@ class Limiter:
     def _settle_after_cut(self, seen: Observation) -> None:
         self._search.settle(seen.now + max(2.0, min(self._latency, 5.0)))
 
-    def _cut_for_burst(self, seen: Observation, load: Load, before: Observation | None) -> Decision | None:
+    def _cut_for_burst(self, seen: Observation, load: Load) -> Decision | None:
         """Others came and wait: give them the places at once, and those back that have cost the least so far."""
-        if before is None or before.load is None or load.waiting < 1:
+        self._lately.append((seen.now, seen.others))
+        while len(self._lately) > 2 and self._lately[0][0] < seen.now - _AT_ONCE:
+            self._lately.popleft()
+        rise = seen.others - min(others for _, others in self._lately)
+        if load.waiting < 1:
             return None
-        rise = seen.others - before.others
         if rise < max(2.0, _SUDDEN * load.running) or load.waiting <= queue_target(load):
             return None
         needed = min(load.waiting, rise)
         self._room.is_full(load.running)
+        needed += _MORE_COME * rise
+        self._lately.clear()
+        self._lately.append((seen.now, seen.others))
         self._limit = max(float(self._least), min(self._limit, seen.in_flight - needed))
         self._settle_after_cut(seen)
         return Decision(self.limit, Reason.BURST, abort=max(0, min(math.ceil(needed), seen.in_flight - self.limit)))
@@ -168,6 +179,7 @@ class Limiter:
     def _cut_for_queue(self, seen: Observation, load: Load) -> Decision | None:
         target = queue_target(load)
         lasts = self._queued_since is not None and seen.now - self._queued_since >= _LASTS
+        lasts = lasts and seen.now - self._raised_at >= _ARRIVES
         if load.waiting <= target or not (lasts or load.waiting > 4 * target):
             return None
         if seen.in_flight > self.limit and lasts:
@@ -222,7 +234,7 @@ class Limiter:
             return None
         if math.floor(free + _GENEROUS) > self.limit:
             return None if seen.now < self._search.hold_until else self._fill(seen, free)
-        return self._stay_at(seen, free, queues)
+        return self._stay_at(seen, seen.load, free, queues)
 
     def _room_seen(self, seen: Observation, load: Load, queues: bool) -> float | None:
         """How many requests of ours there is room for, as far as that is known."""
@@ -237,7 +249,7 @@ class Limiter:
             room.is_memory_bound = True
         return room.free(seen)
 
-    def _stay_at(self, seen: Observation, free: float, queues: bool) -> Decision:
+    def _stay_at(self, seen: Observation, load: Load, free: float, queues: bool) -> Decision:
         """As many are there as the server takes."""
         room = self._room
         if room.brink_since is None:
@@ -247,8 +259,11 @@ class Limiter:
         if seen.others > 1:
             return self._level(seen, queues)
         self._limit = min(self._limit, max(free, self._limit * (1 - _GENTLE)))
-        if room.full is not None and seen.now - room.brink_since > _PROBE_AFTER:
-            room.full *= 1 + _GENTLE
+        if room.full is not None:
+            if seen.now - room.brink_since > _PROBE_AFTER:
+                room.full *= 1 + _GENTLE
+            elif seen.is_busy(self.limit) and seen.now >= self._search.hold_until:
+                room.creeps(seen, load)
         return Decision(self.limit, Reason.NEARLY_FULL)
 
     def _level(self, seen: Observation, queues: bool) -> Decision:
@@ -269,7 +284,7 @@ class Limiter:
         if not seen.is_busy(self.limit):
             return Decision(self.limit, Reason.IDLE)
         alone = self._limit / (self._limit + seen.others)
-        pace = _GENTLE if self._room.is_memory_bound else _UP - 1
+        pace = _GENTLE if self._room.is_memory_bound or room < _UP * self._limit else _UP - 1
         if seen.others > 1:
             pace = 2 * _GENTLE * (1.0 - alone)
         step = max(1.0, pace * (room + seen.others))

@@ -6,10 +6,12 @@ from batchyard.batch_runner.observation import Load, Observation
 
 _DOUBT = 1.3  # times what made the server full: with more than that and no queue, the server is another one
 _BRINK = 0.97  # of what made the server full: with less nobody waits who comes beside us
-_PEAK_FADES = 30.0  # seconds in which a peak of others' load loses two thirds
-_WAY_FOLLOWS = 3.0  # seconds in which two thirds of a change are believed
+_PEAK_LASTS = 10.0  # seconds for which room is left for as many of others as were there at once
+_PEAK_FADES = 30.0  # further seconds in which a peak of others' load loses two thirds
+_WAY_FOLLOWS = 10.0  # seconds in which two thirds of a change are believed
 _UNSETTLED = 1.0  # seconds after a rise of the limit in which much is on the way to the server
 _CATCHES_UP = 0.3  # of the difference, for each look at a queue
+_CREEPS = 0.01  # of what makes the server full, for each look that shows no queue
 _KV_LEAST = 0.2  # of the KV cache: with less taken, a request's part in it says little
 _KV_TARGET, _KV_LOWEST = 0.91, 0.8
 _KV_LOWERED, _KV_RECOVERS = 0.02, 0.002  # for each cut, and for each second
@@ -71,20 +73,27 @@ class Room:
         self.memory = Memory()
         self.is_memory_bound = False
         self._full_seen = 0.0
+        self._peak_at = 0.0
         self._refuses = False
+        self._ways = 0
 
     def note(self, seen: Observation, elapsed: float, latency: float, raised_at: float) -> None:
         """One more look, `elapsed` seconds after the one before; the limit was raised at `raised_at`."""
         load = seen.load
         if load is None:
             return
-        self.peak = max(seen.others, self.peak * math.exp(-elapsed / _PEAK_FADES))
+        if seen.others >= self.peak:
+            self.peak, self._peak_at = seen.others, seen.now
+        elif seen.now - self._peak_at > _PEAK_LASTS:
+            self.peak = max(seen.others, self.peak * math.exp(-elapsed / _PEAK_FADES))
         self.memory.note(load, elapsed, latency)
         if seen.others > 1:
-            self.way = 0.0  # nobody can tell
+            self.way, self._ways = 0.0, 0  # nobody can tell
         elif seen.now - raised_at >= _UNSETTLED and load.waiting <= queue_target(load):
             on_the_way = max(0.0, seen.in_flight + seen.siblings - load.running - load.waiting)
-            self.way += (1.0 - math.exp(-elapsed / _WAY_FOLLOWS)) * (on_the_way - self.way)
+            self._ways += 1
+            follows = max(1.0 / self._ways, 1.0 - math.exp(-elapsed / _WAY_FOLLOWS))
+            self.way += follows * (on_the_way - self.way)
         if self.full is not None and self.full > _DOUBT * self._full_seen:
             self.full = None
 
@@ -102,6 +111,12 @@ class Room:
         else:
             self.full = min(self.full, load.running)
         self.brink_since = None
+
+    def creeps(self, seen: Observation, load: Load) -> None:
+        """As many are there as it takes, by what is known: a little more, until something waits."""
+        assert self.full is not None
+        if load.waiting < 1 and self.is_alone(seen) and not self._refuses:
+            self.full *= 1 + _CREEPS
 
     def forget(self) -> None:
         self.full = None
@@ -129,7 +144,9 @@ class Room:
         return self._ours(seen, self.memory.fits)
 
     def _ours(self, seen: Observation, most: float) -> float:
-        return most - seen.others - seen.siblings - self.reserve(seen) + min(self.way, most)
+        # What is left free for people is not to be filled by what was on its way, should it all be there at once.
+        way = min(self.way, most) if self.is_alone(seen) else 0.0
+        return most - seen.others - seen.siblings - self.reserve(seen) + way
 
 
 def queue_target(load: Load) -> float:

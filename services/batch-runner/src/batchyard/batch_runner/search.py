@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from batchyard.batch_runner.observation import Observation, Window
 from batchyard.batch_runner.verdict import Reason
 
-_DOUBLE, _UP, _DOWN = 2.0, 1.25, 0.85
+_STARTING, _UP, _DOWN = 1.5, 1.25, 0.85
 _GENTLE = 0.04  # of the room: what a runner takes at a time beside others, so as to be no burst to them
 _LEAST_WINDOW, _LONGEST_WINDOW = 0.5, 20.0  # seconds
 _LEAST_COUNTED = 1.5  # seconds; what is counted has our own pauses in it, such as for checkpoints
@@ -108,7 +108,7 @@ class Search:
         if seen.others > 1:
             limit = before + max(1.0, min((_UP - 1) * before, _GENTLE * (before + seen.others)))
         elif self.is_starting:
-            limit = before * _DOUBLE
+            limit = before * _STARTING
         elif self._down_next or before >= bounds.most:
             limit = min(before * _DOWN, before - 1)
         else:

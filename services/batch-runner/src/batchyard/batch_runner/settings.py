@@ -70,7 +70,7 @@ class RunnerSettings(Settings):
         default=32, ge=1, description="requests in flight to one deployment with which the search begins"
     )
     control_interval: float = Field(
-        default=0.5, gt=0, description="seconds between two looks at a deployment's `/metrics`"
+        default=0.25, gt=0, description="seconds between two looks at a deployment's `/metrics`"
     )
     request_timeout: float = Field(default=600.0, gt=0, description="seconds for one answer")
     max_response_bytes: int = Field(default=16 * MIB, ge=1024, description="bytes of one answer at most")
