@@ -108,11 +108,18 @@ def ask(client: HttpClient, server: Scripted) -> Callable[..., Awaitable[Answer]
 
 
 async def test_a_connection_serves_one_request_after_the_other(ask: Any, server: Scripted) -> None:
-    for status in (b"200", b"429", b"500"):
+    for _ in range(3):
+        assert (await ask(OK)).body == b"ok"
+    assert server.requests == [REQUEST] * 3
+    assert server.connections == 1
+
+
+async def test_who_refuses_a_request_may_not_have_read_it_and_gets_a_new_connection(ask: Any, server: Scripted) -> None:
+    for status in (b"400", b"429", b"500"):
         answer = await ask(b"HTTP/1.1 " + status + b" X\r\nRetry-After: 3\r\ncontent-length: 2\r\n\r\nno")
         assert (answer.status, answer.body, answer.header("retry-after")) == (int(status), b"no", "3")
     assert server.requests == [REQUEST] * 3
-    assert server.connections == 1
+    assert server.connections == 3
 
 
 async def test_requests_at_once_have_a_connection_each(client: HttpClient, server: Scripted) -> None:

@@ -89,6 +89,10 @@ class Connection(asyncio.Protocol):
         self._fail(Broken(str(exc) if exc else "the server closed the connection before the answer was there"))
         self._transport = self._parser = None  # they know each other
 
+    def eof_received(self) -> None:
+        """The server has ended the connection, which uvloop tells a moment before it is closed."""
+        self.is_open = False
+
     def data_received(self, data: bytes) -> None:
         if self._answer is None or self._answer.done() or self._parser is None:
             self.close()  # it says something that nobody has asked for
@@ -134,8 +138,10 @@ class Connection(asyncio.Protocol):
             self._begin_answer()
             return
         assert self._transport is not None
-        # Who answers before it has read the whole request reads the rest of it as the next one.
-        self.is_open = self._parser.should_keep_alive() and not self._transport.get_write_buffer_size()
+        # Who refuses may not have read the whole request, and reads the rest of it as the next one. How much is unsent
+        # tells little: over TLS the transport does not know, and the kernel has a buffer of its own.
+        has_read = self._parser.get_status_code() < 400 and not self._transport.get_write_buffer_size()
+        self.is_open = self._parser.should_keep_alive() and has_read
         self._complete()
 
     def _begin_answer(self) -> None:
