@@ -21,7 +21,7 @@ from batchyard.common.contracts.batches import BatchStatus
 from batchyard.common.contracts.events import BatchEvent, BudgetEvent
 from batchyard.common.errors import InvalidRequest
 from batchyard.common.ids import new_raw_id
-from batchyard.common.messaging.topology import EVENTS, WEBHOOKS, deliveries_consumer, webhooks_consumer
+from batchyard.common.messaging.topology import EVENTS, WEBHOOKS, Consumer, deliveries_consumer, webhooks_consumer
 from batchyard.common.messaging.work_loop import Done, Later
 from batchyard.common.service import Messaging
 from batchyard.gateway.settings import GatewaySettings
@@ -50,6 +50,7 @@ class Hooks:
     def __init__(self, gateway: Served, messaging: Messaging) -> None:
         self.gateway = gateway
         self.js = messaging.js
+        self._last = 0  # of the events that were published, by its place in the stream
 
     async def post(self, path: str = "", team: str | None = None, **body: Any) -> httpx.Response:
         headers = {} if team is None else {"x-batchyard-team": team}
@@ -76,19 +77,24 @@ class Hooks:
             status=status,
             batch=BATCH.model_copy(update={"id": raw}),
         )
-        await self.js.publish(event.subject, event.model_dump_json().encode(), stream=EVENTS)
+        await self.happens(event)
         return raw
 
+    async def happens(self, event: BatchEvent | BudgetEvent) -> None:
+        self._last = (await self.js.publish(event.subject, event.model_dump_json().encode(), stream=EVENTS)).seq
+
     async def is_done(self) -> None:
-        """Wait until every event is told and every delivery at its end."""
-        settings = self.gateway.parts.settings
+        """Wait until every event is told and every delivery at its end. A consumer hears of a message only after who
+        has published it, so what it says of what is pending tells neither."""
+        consumer = webhooks_consumer(self.gateway.parts.settings)
         async with asyncio.timeout(30):
-            for consumer in (webhooks_consumer(settings), deliveries_consumer(settings)):
-                while True:
-                    info = await self.js.consumer_info(consumer.stream, consumer.name)
-                    if not info.num_pending and not info.num_ack_pending:
-                        break
-                    await asyncio.sleep(0.02)
+            while await self._told(consumer) < self._last or (await self.js.stream_info(WEBHOOKS)).state.messages:
+                await asyncio.sleep(0.02)
+
+    async def _told(self, consumer: Consumer) -> int:
+        """The place of the last event up to which all are acknowledged."""
+        floor = (await self.js.consumer_info(consumer.stream, consumer.name)).ack_floor
+        return 0 if floor is None else floor.stream_seq
 
 
 @asynccontextmanager
@@ -157,7 +163,7 @@ async def test_a_passed_soft_budget_is_told_with_its_amounts(hooks: Hooks, recei
         period_start=1,
         resets_at=2,
     )
-    await hooks.js.publish(event.subject, event.model_dump_json().encode(), stream=EVENTS)
+    await hooks.happens(event)
     (received,) = await receiver.until(lambda received: len(received) == 1)
     received.unwrapped(made["signing_secret"])
     assert json.loads(received.body)["data"] == {
