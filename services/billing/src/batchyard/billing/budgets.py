@@ -7,7 +7,6 @@ batch (`Budgets.audit`).
 import math
 from decimal import Decimal
 
-from nats.errors import Error
 from nats.js import JetStreamContext
 from prometheus_client import Counter
 
@@ -37,9 +36,10 @@ from batchyard.common.contracts.budgets import (
     SpentReport,
 )
 from batchyard.common.contracts.events import BudgetEvent
-from batchyard.common.errors import NotFound, PermissionDenied, QuotaExceeded, ServiceUnavailable
+from batchyard.common.errors import NotFound, PermissionDenied, QuotaExceeded
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.commands import CommandClient
+from batchyard.common.messaging.publishing import publish
 from batchyard.common.messaging.teams import Teams
 from batchyard.common.messaging.topology import EVENTS
 from batchyard.common.pricing import price_batch
@@ -139,12 +139,7 @@ class Budgets:
     async def tell(self, js: JetStreamContext) -> None:
         """Publish what is to be told. Raises ServiceUnavailable."""
         for event in await self._store.untold():
-            try:
-                await js.publish(
-                    event.subject, event.model_dump_json().encode(), stream=EVENTS, headers={"Nats-Msg-Id": event.id}
-                )
-            except (Error, OSError) as error:
-                raise ServiceUnavailable("The stream of events did not take a message.") from error
+            await publish(js, event.subject, event.model_dump_json().encode(), EVENTS, {"Nats-Msg-Id": event.id})
             await self._store.told(event, int(self._clock.now()))
 
     async def audit(self, commands: CommandClient) -> None:

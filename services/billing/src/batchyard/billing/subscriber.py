@@ -9,7 +9,6 @@ One message is fetched when the one before is settled: nothing waits in this pro
 """
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 
 from nats.aio.msg import Msg
@@ -17,7 +16,7 @@ from nats.errors import Error
 from nats.js import JetStreamContext
 
 from batchyard.billing.ledger import Ledger, Outcome, Unbillable
-from batchyard.common.contracts.events import BatchEvent
+from batchyard.common.contracts.events import BatchEvent, newer_version
 from batchyard.common.crash import crash_point
 from batchyard.common.errors import ServiceUnavailable
 from batchyard.common.logs import get_logger
@@ -27,7 +26,6 @@ from batchyard.common.settings import Settings
 
 Afterwards = Callable[[BatchEvent], Awaitable[None]]
 
-_KNOWN_VERSION = 1
 # After a restart of the server an outstanding fetch is lost, and work resumes when this time is over.
 _FETCH_SECONDS = 5.0
 _ACK_SECONDS = 5.0
@@ -143,8 +141,7 @@ def parse(subject: str, data: bytes) -> BatchEvent:
         event = BatchEvent.model_validate_json(data)
         announced = event.subject
     except ValueError as error:
-        version = _version(data)
-        if version > _KNOWN_VERSION:
+        if (version := newer_version(data)) is not None:
             raise FromTheFuture(version) from error
         raise Unreadable(str(error)) from error
     if announced != subject:
@@ -155,16 +152,6 @@ def parse(subject: str, data: bytes) -> BatchEvent:
 def redelivery_delay(deliveries: int) -> float:
     """Seconds until the next attempt after so many deliveries: 1, 2, 4 … 60."""
     return min(2.0 ** min(deliveries - 1, 10), _LONGEST_DELAY)
-
-
-def _version(data: bytes) -> int:
-    """The version that unreadable `data` claims to have, 0 for none."""
-    try:
-        document = json.loads(data)
-    except ValueError:
-        return 0
-    version = document.get("version") if isinstance(document, dict) else None
-    return version if isinstance(version, int) else 0
 
 
 def _sequence(message: Msg) -> int:

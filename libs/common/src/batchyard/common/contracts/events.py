@@ -1,5 +1,6 @@
 """Events: facts in the past tense, with everything a consumer needs, so that it need not call back."""
 
+import json
 from decimal import Decimal
 from typing import ClassVar, Literal
 
@@ -10,6 +11,7 @@ from batchyard.common.contracts.base import Command, Contract
 from batchyard.common.contracts.batches import Batch, BatchStatus, RequestCounts, Usage, Work
 
 EVENT_LIST_MAX = 256
+_VERSION = 1
 
 
 class BatchEvent(Contract):
@@ -101,3 +103,13 @@ class BudgetEvent(Contract):
     @property
     def subject(self) -> str:
         return subjects.event(self.tenant, "budgets", self.key_id or "team", "soft_exceeded")
+
+
+def newer_version(data: bytes) -> int | None:
+    """The version of an event that cannot be read since it is of a newer release; None of what is no such event."""
+    try:
+        document = json.loads(data)
+    except ValueError:
+        return None
+    version = document.get("version") if isinstance(document, dict) else None
+    return version if isinstance(version, int) and version > _VERSION else None

@@ -5,14 +5,12 @@ that waits or was queued within the last two minutes; one that was delivered bef
 same `webhook-id`.
 """
 
-import json
-
 from nats.js import JetStreamContext
 from pydantic import TypeAdapter, ValidationError
 
 from batchyard.common import subjects
 from batchyard.common.clock import Clock
-from batchyard.common.contracts.events import BatchEvent, BudgetEvent
+from batchyard.common.contracts.events import BatchEvent, BudgetEvent, newer_version
 from batchyard.common.crash import crash_point
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.publishing import publish
@@ -23,7 +21,6 @@ from batchyard.gateway.webhooks.endpoint import OPERATOR
 from batchyard.gateway.webhooks.endpoints import EndpointStore
 from batchyard.gateway.webhooks.message import message_of
 
-_KNOWN_VERSION = 1
 _UPGRADE_SECONDS = 60.0
 _EVENT: TypeAdapter[BatchEvent | BudgetEvent] = TypeAdapter(BatchEvent | BudgetEvent)
 _log = get_logger(__name__)
@@ -72,11 +69,7 @@ class FanOut:
 
 def _unreadable(data: bytes, error: ValidationError) -> Done | Later:
     """What is done with an event that is none: one of a newer release is left to a gateway of that."""
-    try:
-        version = json.loads(data)["version"]
-    except (ValueError, LookupError, TypeError):
-        version = None
-    if isinstance(version, int) and version > _KNOWN_VERSION:
+    if (version := newer_version(data)) is not None:
         _log.warning("webhook.from_the_future", version=version)
         return Later(_UPGRADE_SECONDS)
     _log.error("webhook.unreadable", errors=error.error_count())
