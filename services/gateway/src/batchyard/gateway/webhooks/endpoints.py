@@ -51,7 +51,7 @@ class EndpointStore:
             id=new_raw_id("webhook_endpoint"),
             name=wanted.name,
             url=wanted.url,
-            event_types=wanted.types(),
+            event_types=tuple(wanted.event_types),
             signing_secret=new_secret(),
             created_at=now,
             updated_at=now,

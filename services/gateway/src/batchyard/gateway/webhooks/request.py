@@ -21,8 +21,12 @@ def _event_type(value: str) -> str:
     return value
 
 
+def _once_each(values: list[str]) -> list[str]:
+    return list(dict.fromkeys(values))
+
+
 Type = Annotated[str, AfterValidator(_event_type), WithJsonSchema({"type": "string", "enum": list(_TYPES)})]
-Types = Annotated[list[Type], Field(min_length=1, max_length=len(_TYPES) * 2)]
+Types = Annotated[list[Type], Field(min_length=1, max_length=len(_TYPES) * 2), AfterValidator(_once_each)]
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARACTERS)]
 Url = Annotated[str, Field(min_length=1, max_length=MAX_URL_CHARACTERS)]
 
@@ -38,10 +42,6 @@ class NewEndpoint(_Request):
     url: Url = Field(description="https://, or http:// where nobody else listens")
     event_types: Types = Field(description="Of what it hears")
 
-    def types(self) -> tuple[str, ...]:
-        """The event types, each once."""
-        return tuple(dict.fromkeys(self.event_types))
-
 
 class UpdateEndpoint(_Request):
     """What is to be otherwise. What is left out stays as it is."""
@@ -54,7 +54,7 @@ class UpdateEndpoint(_Request):
         """The members of an endpoint that are named, with their values."""
         said = self.model_dump(exclude_none=True)
         if self.event_types is not None:
-            said["event_types"] = tuple(dict.fromkeys(self.event_types))
+            said["event_types"] = tuple(self.event_types)
         return said
 
 
