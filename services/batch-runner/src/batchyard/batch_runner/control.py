@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-from contextlib import suppress
 
 from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.pool import Member, Pool
@@ -12,7 +11,7 @@ from batchyard.batch_runner.upstream import Upstream
 from batchyard.batch_runner.verdict import CUTS, Decision, Mode
 from batchyard.common.clock import Clock
 from batchyard.common.logs import get_logger
-from batchyard.common.tasks import end
+from batchyard.common.tasks import end, unless
 
 _JITTER = 0.2  # of the interval: runners that look at the same moments mislead each other
 _EARLY = 0.12  # seconds between two looks at a server that is yet to be filled
@@ -49,8 +48,7 @@ class Control:
             # Where nothing is in flight, whoever begins next is not to wait for long either.
             is_early = self._ramping() or not any(member.in_flight for _, member, _ in self._driven())
             pause = min(left, _EARLY) if is_early else left
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), pause)
+            await unless(stop, asyncio.sleep(pause))
             left -= pause
             if left > 0:
                 self._look_at(self._ramping())

@@ -13,11 +13,10 @@ from dataclasses import replace
 
 from batchyard.batch_runner.observation import Load, Observation
 from batchyard.batch_runner.room import Room, queue_target
-from batchyard.batch_runner.search import Bounds, Search
+from batchyard.batch_runner.search import GENTLE, LEAST_COMPLETIONS, UP, Bounds, Search
 from batchyard.batch_runner.verdict import Decision, Reason
 
-_DOUBLE, _UP = 2.0, 1.25
-_LEAST_COMPLETIONS = 20
+_DOUBLE = 2.0
 _MODEST = 4.0  # times the start: so many requests need not prove what they bring
 _ARRIVED = 0.8  # of what is in flight: as much in the server shows that it has seen what was sent
 _RAMP = 0.4  # seconds after which twice as many are sent even if that is not to be seen
@@ -27,10 +26,8 @@ _LASTS = 0.3  # seconds that a queue may be there
 _ARRIVES = 0.6  # seconds in which what was sent at once is taken in by the server, and waits
 _GENEROUS = 0.3  # of one request: servers with few slots would lose one of them by rounding down
 _PROBE_AFTER = 10.0  # seconds at the brink until it is tried whether there is more
-_MORE_COME = 1.0  # for each one of a burst: most looks come in the middle of it
 _SUDDEN = 0.1  # of what runs: a rise of others' load that is people and no other runner, if it comes
 _AT_ONCE = 0.6  # within so many seconds
-_GENTLE = 0.04  # of the room: what a runner takes at a time beside others, so as to be no burst to them
 _KV_FULL = 0.97
 _SLOWER = 2.0  # times slower than at best: without metrics, this is a queue
 _LEAVING = 1.2  # seconds in which a busy server gets rid of what was taken back
@@ -38,7 +35,7 @@ _IDLE_FORGETS = 10.0  # seconds without a request after which the limit begins a
 
 
 class Limiter:
-    """The limit of one deployment, between `least` and `ceiling`. Tell it what is seen about once a second."""
+    """The limit of one deployment, between `least` and `ceiling`. Tell it what is seen a few times a second."""
 
     def __init__(self, start: int, ceiling: int, least: int = 1) -> None:
         self._start = start
@@ -159,27 +156,27 @@ class Limiter:
 
     def _cut_for_burst(self, seen: Observation, load: Load) -> Decision | None:
         """Others came and wait: give them the places at once, and those back that have cost the least so far."""
-        self._lately.append((seen.now, seen.others))
-        while len(self._lately) > 2 and self._lately[0][0] < seen.now - _AT_ONCE:
-            self._lately.popleft()
-        rise = seen.others - min(others for _, others in self._lately)
-        if load.waiting < 1:
-            return None
+        rise = self._sudden_rise(seen)
         if rise < max(2.0, _SUDDEN * load.running) or load.waiting <= queue_target(load):
             return None
-        needed = min(load.waiting, rise)
         self._room.is_full(load.running)
-        needed += _MORE_COME * rise
-        self._lately.clear()
-        self._lately.append((seen.now, seen.others))
+        self._lately = deque([(seen.now, seen.others)])
+        needed = min(load.waiting, rise) + rise  # as many are still to come: most looks come in the middle of a burst
         self._limit = max(float(self._least), min(self._limit, seen.in_flight - needed))
         self._settle_after_cut(seen)
         return Decision(self.limit, Reason.BURST, abort=max(0, min(math.ceil(needed), seen.in_flight - self.limit)))
 
+    def _sudden_rise(self, seen: Observation) -> float:
+        """How much others' load has risen lately, or since the look before if that is longer ago."""
+        self._lately.append((seen.now, seen.others))
+        while len(self._lately) > 2 and self._lately[0][0] < seen.now - _AT_ONCE:
+            self._lately.popleft()
+        return seen.others - min(others for _, others in self._lately)
+
     def _cut_for_queue(self, seen: Observation, load: Load) -> Decision | None:
         target = queue_target(load)
-        lasts = self._queued_since is not None and seen.now - self._queued_since >= _LASTS
-        lasts = lasts and seen.now - self._raised_at >= _ARRIVES
+        has_lasted = self._queued_since is not None and seen.now - self._queued_since >= _LASTS
+        lasts = has_lasted and seen.now - self._raised_at >= _ARRIVES
         if load.waiting <= target or not (lasts or load.waiting > 4 * target):
             return None
         if seen.in_flight > self.limit and lasts:
@@ -215,7 +212,7 @@ class Limiter:
 
     def _cut_for_slowness(self, seen: Observation) -> Decision | None:
         window = self._search.window
-        if window is None or not self._search.best_speed or window.completions < _LEAST_COMPLETIONS:
+        if window is None or not self._search.best_speed or window.completions < LEAST_COMPLETIONS:
             return None
         gradient = _SLOWER * window.speed / self._search.best_speed
         if gradient >= 1:
@@ -258,10 +255,10 @@ class Limiter:
             return Decision(self.limit, Reason.YIELDING)
         if seen.others > 1:
             return self._level(seen, queues)
-        self._limit = min(self._limit, max(free, self._limit * (1 - _GENTLE)))
+        self._limit = min(self._limit, max(free, self._limit * (1 - GENTLE)))
         if room.full is not None:
             if seen.now - room.brink_since > _PROBE_AFTER:
-                room.full *= 1 + _GENTLE
+                room.full *= 1 + GENTLE
             elif seen.is_busy(self.limit) and seen.now >= self._search.hold_until:
                 room.creeps(seen, load)
         return Decision(self.limit, Reason.NEARLY_FULL)
@@ -272,7 +269,7 @@ class Limiter:
         at different moments, and one may see more queues than another."""
         odds = (seen.others / self._limit) ** 2
         share = 1 / (1 + odds)
-        step = _GENTLE * (self._limit + seen.others)
+        step = GENTLE * (self._limit + seen.others)
         if queues:
             self._limit -= step * share
         elif seen.is_busy(self.limit):
@@ -284,9 +281,9 @@ class Limiter:
         if not seen.is_busy(self.limit):
             return Decision(self.limit, Reason.IDLE)
         alone = self._limit / (self._limit + seen.others)
-        pace = _GENTLE if self._room.is_memory_bound or room < _UP * self._limit else _UP - 1
+        pace = GENTLE if self._room.is_memory_bound or room < UP * self._limit else UP - 1
         if seen.others > 1:
-            pace = 2 * _GENTLE * (1.0 - alone)
+            pace = 2 * GENTLE * (1.0 - alone)
         step = max(1.0, pace * (room + seen.others))
         self._limit = min(self._limit + step, room)
         return Decision(self.limit, Reason.GROWING)

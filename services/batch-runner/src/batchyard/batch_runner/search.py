@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from batchyard.batch_runner.observation import Observation, Window
 from batchyard.batch_runner.verdict import Reason
 
-_STARTING, _UP, _DOWN = 1.5, 1.25, 0.85
-_GENTLE = 0.04  # of the room: what a runner takes at a time beside others, so as to be no burst to them
+UP = 1.25
+_STARTING, _DOWN = 1.5, 0.85
+GENTLE = 0.04  # of the room: what a runner takes at a time beside others, so as to be no burst to them
 _LEAST_WINDOW, _LONGEST_WINDOW = 0.5, 20.0  # seconds
 _LEAST_COUNTED = 1.5  # seconds; what is counted has our own pauses in it, such as for checkpoints
-_LEAST_COMPLETIONS = 20
+LEAST_COMPLETIONS = 20
 _HOLD = 10.0  # seconds between two trials that brought nothing
 _BEST_FADES = 0.99  # for each window: a server may become slower for good
 
@@ -106,13 +107,13 @@ class Search:
     def _try(self, window: Window, seen: Observation, before: float, bounds: Bounds) -> tuple[float, Reason]:
         """Another limit for a while: is its throughput worth it?"""
         if seen.others > 1:
-            limit = before + max(1.0, min((_UP - 1) * before, _GENTLE * (before + seen.others)))
+            limit = before + max(1.0, min((UP - 1) * before, GENTLE * (before + seen.others)))
         elif self.is_starting:
             limit = before * _STARTING
         elif self._down_next or before >= bounds.most:
             limit = min(before * _DOWN, before - 1)
         else:
-            limit = max(before * _UP, before + 1)
+            limit = max(before * UP, before + 1)
         limit = min(max(limit, bounds.least, bounds.harmless), bounds.most)
         if limit == before:
             self._down_next = not self._down_next
@@ -125,6 +126,6 @@ def _is_measured(window: Window, now: float, latency: float, limit: float) -> bo
     length = now - window.begins
     if window.completions and length >= _LONGEST_WINDOW:
         return True
-    enough = window.completions >= min(max(_LEAST_COMPLETIONS, limit), 200) or not window.is_busy
+    enough = window.completions >= min(max(LEAST_COMPLETIONS, limit), 200) or not window.is_busy
     least = _LEAST_COUNTED if window.can_be_counted else _LEAST_WINDOW
     return enough and length >= max(least, min(latency, _LONGEST_WINDOW))
