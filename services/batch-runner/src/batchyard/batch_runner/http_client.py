@@ -80,19 +80,22 @@ class HttpClient:
             UpstreamError: One of its kinds.
         """
         loop = asyncio.get_running_loop()
-        connection = self._kept(origin, loop.time())
-        if connection is not None:
-            try:
-                answer = await connection.ask(request, most=most, timeout=timeout)
-            except Broken:
-                if not repeatable or connection.has_received:
-                    raise
-            else:
-                self._keep(origin, connection, loop)
-                return answer
-        began = loop.time()
-        connection = await self._connect(origin, timeout)
-        answer = await connection.ask(request, most=most, timeout=max(0.0, timeout - (loop.time() - began)))
+        until = loop.time() + timeout
+        try:
+            connection = self._kept(origin, loop.time())
+            if connection is not None:
+                try:
+                    answer = await connection.ask(request, most=most, until=until)
+                except Broken:
+                    if not repeatable or connection.has_received:
+                        raise
+                else:
+                    self._keep(origin, connection, loop)
+                    return answer
+            connection = await self._connect(origin, until)
+            answer = await connection.ask(request, most=most, until=until)
+        except TimeoutError as error:
+            raise TimedOut(f"no complete answer within {timeout:g} s") from error
         self._keep(origin, connection, loop)
         return answer
 
@@ -135,19 +138,19 @@ class HttpClient:
                 del self._idle[origin]
         self._tidying = loop.call_later(_KEEPALIVE, self._tidy) if self._idle else None
 
-    async def _connect(self, origin: Origin, timeout: float) -> Connection:
-        """A new connection. Raises NotSent, or TimedOut for a request that may not take as long as connecting may."""
-        patience = min(timeout, _CONNECT_TIMEOUT)
+    async def _connect(self, origin: Origin, until: float) -> Connection:
+        """A new connection. Raises NotSent; TimeoutError where the request may not take as long as connecting may."""
+        patience = min(until - asyncio.get_running_loop().time(), _CONNECT_TIMEOUT)
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(patience) as limit:
                 return await self._connected(origin)
-        except TimeoutError as error:
+        except (OSError, UnicodeError) as error:  # the kernel has a TimeoutError of its own
+            if not limit.expired():
+                self._lookups.pop(origin, None)  # it may have moved
+                raise NotSent(f"no connection to {origin.host}:{origin.port}: {error}") from error
             if patience < _CONNECT_TIMEOUT:
-                raise TimedOut(f"no complete answer within {timeout:g} s") from error
+                raise
             raise NotSent(f"no connection within {patience:g} s") from error
-        except (OSError, UnicodeError) as error:
-            self._lookups.pop(origin, None)  # it may have moved
-            raise NotSent(f"no connection to {origin.host}:{origin.port}: {error}") from error
 
     async def _connected(self, origin: Origin) -> Connection:
         loop = asyncio.get_running_loop()

@@ -9,10 +9,10 @@ from typing import cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from batchyard.batch_runner.exchange import Answer, Broken, TimedOut, TooLarge, UpstreamError
+from batchyard.batch_runner.exchange import Answer, Broken, TooLarge, UpstreamError
 
 _MOST_HEAD = 64 * 1024  # bytes of an answer before its body
-_UNENCODED = (None, b"identity")
+_UNENCODED = (b"", b"identity")
 _ZLIB_OR_GZIP = 32 + zlib.MAX_WBITS
 
 
@@ -31,7 +31,6 @@ class Connection(asyncio.Protocol):
         self._parser: HttpResponseParser | None = HttpResponseParser(self)
         self._answer: asyncio.Future[Answer] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._timeout = 0.0
         self._most = 0
         self._received = 0
         self._size = 0
@@ -44,24 +43,25 @@ class Connection(asyncio.Protocol):
         """Whether anything of the last request's answer has come."""
         return self._received > 0
 
-    async def ask(self, request: bytes, *, most: int, timeout: float) -> Answer:
+    async def ask(self, request: bytes, *, most: int, until: float) -> Answer:
         """Send a whole request, and wait for its answer. A connection whose request failed or was given up is closed.
 
         Args:
             most: Bytes that the answer's body may have.
-            timeout: Seconds that it may take.
+            until: The loop's second until which it may take.
 
         Raises:
-            UpstreamError: TimedOut, Broken or TooLarge.
+            UpstreamError: Broken or TooLarge.
+            TimeoutError: There was no whole answer by then.
         """
         if not self.is_open or self._transport is None:
             raise Broken("the server has closed the connection")
         loop = asyncio.get_running_loop()
         self._answer = loop.create_future()
-        self._most, self._timeout = most, timeout
+        self._most = most
         self._received = 0
         self._begin_answer()
-        self._timer = loop.call_later(timeout, self._expire)
+        self._timer = loop.call_at(until, self._fail, TimeoutError())
         self._transport.write(request)
         try:
             return await self._answer
@@ -167,7 +167,7 @@ class Connection(asyncio.Protocol):
 
     def _decoded(self, body: bytes) -> bytes:
         """What a body says that is compressed although that was not asked for. Raises UpstreamError."""
-        encoding = self._headers.get(b"content-encoding")
+        encoding = self._headers.get(b"content-encoding", b"").strip().lower()
         if encoding in _UNENCODED or not body:
             return body
         if encoding not in (b"gzip", b"deflate"):
@@ -179,17 +179,14 @@ class Connection(asyncio.Protocol):
             raise Broken("the answer's encoding is broken") from error
         if len(text) > self._most:
             raise self._too_large()
-        if not decompressor.eof:
+        if not decompressor.eof or decompressor.unused_data:
             raise Broken("the answer's encoding is broken")
         return text
-
-    def _expire(self) -> None:
-        self._fail(TimedOut(f"no complete answer within {self._timeout:g} s"))
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the answer is larger than {self._most} bytes")
 
-    def _fail(self, error: UpstreamError) -> None:
+    def _fail(self, error: UpstreamError | TimeoutError) -> None:
         self.is_open = False
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(error)
