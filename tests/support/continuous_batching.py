@@ -167,7 +167,7 @@ class Batch:
     rng: random.Random
     tokens: float = 100.0
     prompt: float = 0.0
-    period: float = 0.5
+    period: float = 0.25
     has_metrics: bool = True
     spread: float = 0.5
     way: float = 0.0

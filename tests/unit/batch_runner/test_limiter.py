@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from batchyard.batch_runner.limiter import Limiter
 from batchyard.batch_runner.observation import Load, Observation
+from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.verdict import CUTS, Reason
 from support.continuous_batching import Batch, Foreground, Server, simulate
 
 SEEDS = range(6)
 CEILING = 512
-PERIOD = 0.5
+PERIOD = RunnerSettings().control_interval
 
 
 def runner(server: Server, seed: int, start: int = 32, **more: object) -> Batch:
@@ -169,7 +170,7 @@ def test_no_queue_lasts(name: str, seed: int) -> None:
     for _, load in batch.loads:
         run = run + 1 if load.waiting > target else 0
         longest = max(longest, run)
-    assert longest <= 6, "three seconds"
+    assert longest <= 6, "a second and a half"
 
 
 @given(
@@ -297,7 +298,7 @@ def test_after_refusals_nothing_is_left_free_for_others_who_had_been_there_befor
 
     def look(others: int, throttled: int) -> int:
         nonlocal now
-        now += PERIOD
+        now += 0.5
         running = limiter.limit
         done = running * 2
         seen = Observation(now, running, done, 0, done * 0.2, Load(running + others, 0), throttled=throttled)
