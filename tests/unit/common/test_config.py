@@ -170,6 +170,32 @@ def test_an_environment_that_names_no_http_server_is_refused(base: str) -> None:
         load_config(None, {"HOSTED_VLLM_API_BASE": base})
 
 
+@pytest.mark.parametrize("base", ["http://h:99999", "http://h:0/v1", "http://[::1", "http://user:secret", "http://:80"])
+def test_a_server_that_nothing_can_connect_to_is_refused(load: Load, base: str) -> None:
+    message = refusal(load, ONE_MODEL.replace("http://gpu-1:8000/v1", f"'{base}'"))
+    assert "model_list[0].litellm_params.api_base: must be a URL whose host and port" in message
+    assert "secret" not in message
+    with pytest.raises(ConfigurationError, match="HOSTED_VLLM_API_BASE must be a URL whose host and port"):
+        load_config(None, {"HOSTED_VLLM_API_BASE": base})
+
+
+def test_the_line_break_at_the_end_of_a_file_is_no_part_of_a_key(load: Load) -> None:
+    text = ONE_MODEL + "general_settings:\n  master_key: |\n    sk-m\n"
+    config = load(text, HOSTED_VLLM_API_KEY="sk-4\n")
+    for key, expected in ((config.deployments[0].api_key, "sk-4"), (config.master_key, "sk-m")):
+        assert key is not None
+        assert key.get_secret_value() == expected
+
+
+def test_a_key_that_no_header_can_carry_is_refused_and_not_told(load: Load) -> None:
+    message = refusal(load, with_params('api_key: "sk-\\x00secret"'))
+    assert "model_list[0].litellm_params.api_key: has a character that no HTTP header can carry" in message
+    assert "secret" not in message
+    with pytest.raises(ConfigurationError, match="HOSTED_VLLM_API_KEY has a character") as refused:
+        load_config(None, {"HOSTED_VLLM_API_BASE": "http://h", "HOSTED_VLLM_API_KEY": "sk-\nsecret"})
+    assert "secret" not in str(refused.value)
+
+
 # --- the master key
 
 

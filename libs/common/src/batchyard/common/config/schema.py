@@ -5,18 +5,25 @@ The descriptions are the reference in docs/configuration.md.
 
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from batchyard.common.config import litellm_keys
 from batchyard.common.config.document import KeyPath
 from batchyard.common.config.model import BatchMode
 from batchyard.common.config.names import bare, is_pattern
-from batchyard.common.config.references import must_be_a_server
+from batchyard.common.config.references import header_key, must_be_a_server
 from batchyard.common.subjects import encode_token
 
 NAME_CHARACTERS = 512
+
+
+def _header_key(value: SecretStr) -> SecretStr:
+    return SecretStr(header_key(value.get_secret_value()))
+
+
+Key = Annotated[SecretStr, AfterValidator(_header_key)]
 
 
 class Section(BaseModel):
@@ -65,7 +72,7 @@ class LiteLLMParams(Section):
     api_base: str | None = Field(
         default=None, description="the server's URL, with or without `/v1`; `HOSTED_VLLM_API_BASE` if absent"
     )
-    api_key: SecretStr | None = Field(
+    api_key: Key | None = Field(
         default=None, description="as given to `vllm serve --api-key`; `HOSTED_VLLM_API_KEY` if absent"
     )
     timeout: float | None = Field(
@@ -210,7 +217,7 @@ class GeneralSettings(Section):
 
     litellms: ClassVar = litellm_keys.GENERAL_SETTINGS
 
-    master_key: SecretStr | None = Field(
+    master_key: Key | None = Field(
         default=None,
         description="the key clients send as `Authorization: Bearer …`; `BATCHYARD_MASTER_KEY` if absent; without "
         "either, whoever reaches the port is let in",
