@@ -2,7 +2,7 @@
 
 import pytest
 
-from batchyard.batch_runner.batch import cancel_requested
+from batchyard.batch_runner.transitions import cancel_requested
 from batchyard.common.contracts.batches import BatchStatus, CancelBatch, CreateBatch
 from batchyard.common.errors import Conflict
 

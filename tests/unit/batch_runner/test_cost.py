@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit.billing.ends import deployment
 
-from batchyard.batch_runner import batch as transitions
-from batchyard.batch_runner.batch import BatchRecord, ShardOutcome, to_batch, to_event
+from batchyard.batch_runner import transitions
+from batchyard.batch_runner.batch import BatchRecord
+from batchyard.batch_runner.batch_views import to_batch, to_event
+from batchyard.batch_runner.outcome import ShardOutcome
 from batchyard.billing.charges import charges_for, work_of
 from batchyard.common.config import Config, Price
 from batchyard.common.contracts.batches import BatchStatus, Usage, Work

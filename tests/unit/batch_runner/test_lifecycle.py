@@ -9,8 +9,9 @@ import pytest
 from uuid_utils import uuid7
 
 from batchyard.batch_runner import worker
-from batchyard.batch_runner.batch import BatchRecord, finalizing, record_key
+from batchyard.batch_runner.batch import BatchRecord, record_key
 from batchyard.batch_runner.tally import ShardProgress
+from batchyard.batch_runner.transitions import finalizing
 from batchyard.common import subjects
 from batchyard.common.contracts.batches import BatchStatus, CancelBatch, CreateBatch, GetBatch, ListBatches
 from batchyard.common.contracts.events import BatchEvent

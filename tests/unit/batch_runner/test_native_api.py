@@ -10,12 +10,13 @@ from typing import Any, cast
 
 import pytest
 
-from batchyard.batch_runner.batch import BatchRecord, NativeNote
+from batchyard.batch_runner.batch import BatchRecord
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.native.api import NativeApi, NotAnswering, Refused
 from batchyard.batch_runner.native.servers import NativeServers, Undecided
 from batchyard.batch_runner.native.upload import upstream_input
+from batchyard.batch_runner.native_note import NativeNote
 from batchyard.batch_runner.pauses import Pauses
 from batchyard.batch_runner.results import Results, shard_input
 from batchyard.batch_runner.settings import RunnerSettings

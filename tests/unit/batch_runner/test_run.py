@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from batchyard.batch_runner.attempt import LineJob
-from batchyard.batch_runner.batch import ShardOutcome
+from batchyard.batch_runner.outcome import ShardOutcome
 from batchyard.batch_runner.pool import Member, Pool
 from batchyard.batch_runner.run import ShardInput, ShardRun, Stop
 from batchyard.batch_runner.segments import Result

@@ -10,10 +10,13 @@ from nats.errors import Error
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from batchyard.batch_runner.batch import BatchRecord, ShardOutcome, announced, record_key, shard_key, to_event
+from batchyard.batch_runner.batch import BatchRecord, record_key, shard_key
+from batchyard.batch_runner.batch_views import to_event
+from batchyard.batch_runner.outcome import ShardOutcome
 from batchyard.batch_runner.shard import ShardTable, decode_table, encode_table, plan_key
 from batchyard.batch_runner.tally import ShardProgress
 from batchyard.batch_runner.tasks import ShardTask, StepTask, encode_task
+from batchyard.batch_runner.transitions import announced
 from batchyard.batch_runner.unanswered import unanswered_lines
 from batchyard.common import subjects
 from batchyard.common.contracts.batches import BatchStatus

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import aclosing, suppress
 from itertools import chain
 
-from batchyard.batch_runner import batch as transitions
-from batchyard.batch_runner.batch import BatchRecord, to_batch
+from batchyard.batch_runner import transitions
+from batchyard.batch_runner.batch import BatchRecord
 from batchyard.batch_runner.batch_store import BatchStore
+from batchyard.batch_runner.batch_views import to_batch
 from batchyard.batch_runner.filters import fits
 from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.pauses import Pauses

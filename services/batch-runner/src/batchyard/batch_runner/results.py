@@ -5,10 +5,11 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from uuid import uuid4
 
-from batchyard.batch_runner.batch import BatchRecord, ShardOutcome
+from batchyard.batch_runner.batch import BatchRecord
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.native.run import NativeRun
 from batchyard.batch_runner.native.servers import NativeServers
+from batchyard.batch_runner.outcome import ShardOutcome
 from batchyard.batch_runner.run import ShardInput, ShardRun, Stop, not_run, numbered_requests
 from batchyard.batch_runner.segments import CHUNK_BYTES
 from batchyard.batch_runner.settings import RunnerSettings

@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 
 from batchyard.batch_runner.attempt import Attempts, LineJob
-from batchyard.batch_runner.batch import ShardOutcome
 from batchyard.batch_runner.crew import Crew
 from batchyard.batch_runner.fairness import Claim
 from batchyard.batch_runner.line_queue import LineQueue
 from batchyard.batch_runner.lines import BLANK, LineError, RequestLine, named_model, read_request, unanswered_line
+from batchyard.batch_runner.outcome import ShardOutcome
 from batchyard.batch_runner.pauses import Pause
 from batchyard.batch_runner.pool import Member, Pool, PoolRetired
 from batchyard.batch_runner.segments import (

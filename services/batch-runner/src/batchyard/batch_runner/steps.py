@@ -9,19 +9,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import uuid4
 
-from batchyard.batch_runner import batch as transitions
+from batchyard.batch_runner import transitions
 from batchyard.batch_runner.admission import Admission
-from batchyard.batch_runner.batch import BatchRecord, IllegalTransition, NativeNote
+from batchyard.batch_runner.batch import BatchRecord, Ending
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.estimate import Size
 from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.model_access import ModelAccess
 from batchyard.batch_runner.native.servers import NativeServers, Undecided
+from batchyard.batch_runner.native_note import NativeNote
 from batchyard.batch_runner.plan import Plan, Planner
 from batchyard.batch_runner.results import Results
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.shard import fair_window, next_shards, whole
 from batchyard.batch_runner.standings import Standings
+from batchyard.batch_runner.transitions import IllegalTransition
 from batchyard.batch_runner.validate import LineRules
 from batchyard.common.clock import Clock
 from batchyard.common.contracts.batches import BatchProblem, BatchStatus
@@ -196,13 +198,13 @@ class Stepper:
             return Again()
         if counted.settled_count == counted.shards:
             # Runners know the deadline too, and may have handed in everything before anybody took this step.
-            ending: transitions.Ending = BatchStatus.COMPLETED if counted.is_answered else BatchStatus.EXPIRED
+            ending: Ending = BatchStatus.COMPLETED if counted.is_answered else BatchStatus.EXPIRED
             return await self._begin_ending(counted, ending)
         if self._now() >= record.expires_at:
             return await self._begin_ending(counted, BatchStatus.EXPIRED)
         return await self._dispatch(counted)
 
-    async def _begin_ending(self, record: BatchRecord, ending: transitions.Ending) -> Verdict:
+    async def _begin_ending(self, record: BatchRecord, ending: Ending) -> Verdict:
         verdict = await self._change(
             record,
             lambda current: transitions.finalizing(current, self._now(), ending, _uuid(), _uuid()),

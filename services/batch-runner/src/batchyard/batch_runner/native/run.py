@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
 
-from batchyard.batch_runner.batch import BatchRecord, IllegalTransition, NativeNote, ShardOutcome, noted
+from batchyard.batch_runner.batch import BatchRecord
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.native.api import NativeApi, NotAnswering, Refused, Seen
 from batchyard.batch_runner.native.collect import Collection, in_our_lines
@@ -20,11 +20,14 @@ from batchyard.batch_runner.native.documents import UpstreamBatch, UpstreamFile
 from batchyard.batch_runner.native.outcome import missing, write_parts
 from batchyard.batch_runner.native.patience import GROWTH, Patience
 from batchyard.batch_runner.native.upload import upstream_input
+from batchyard.batch_runner.native_note import NativeNote
+from batchyard.batch_runner.outcome import ShardOutcome
 from batchyard.batch_runner.pauses import Pause
 from batchyard.batch_runner.run import NOT_RUN, ShardInput, Stop
 from batchyard.batch_runner.segments import Kind
 from batchyard.batch_runner.settings import MIB, RunnerSettings
 from batchyard.batch_runner.tally import ShardProgress
+from batchyard.batch_runner.transitions import IllegalTransition, noted
 from batchyard.common.config import Deployment
 from batchyard.common.contracts.batches import BatchProblem, BatchStatus, Usage
 from batchyard.common.crash import crash_point

@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from batchyard.batch_runner.batch import BatchRecord, NativeNote
+from batchyard.batch_runner.batch import BatchRecord
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.native.api import NativeApi, NotAnswering, Refused
 from batchyard.batch_runner.native.run import NativeRun, NativeTools, upload_name
+from batchyard.batch_runner.native_note import NativeNote
 from batchyard.batch_runner.pauses import Pause
 from batchyard.batch_runner.run import ShardInput
 from batchyard.batch_runner.settings import RunnerSettings

@@ -7,8 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from batchyard.batch_runner import batch as transitions
-from batchyard.batch_runner.batch import BatchRecord, IllegalTransition, NativeNote, ShardOutcome, to_batch, to_event
+from batchyard.batch_runner import transitions
+from batchyard.batch_runner.batch import BatchRecord, Ending
+from batchyard.batch_runner.batch_views import to_batch
+from batchyard.batch_runner.native_note import NativeNote
+from batchyard.batch_runner.transitions import IllegalTransition
 from batchyard.common.contracts.batches import (
     MOST_WORK,
     BatchProblem,
@@ -20,25 +23,7 @@ from batchyard.common.contracts.batches import (
 )
 from batchyard.common.errors import Conflict
 
-from .records import RAW_ID, new_record
-
-USAGE = Usage.of(10, 2, 5, 1)
-
-
-def in_progress(shards: int = 3, dispatched: int = 3) -> BatchRecord:
-    record = transitions.planned(
-        new_record(), 1001, pool="m", model="m", input_key="batches/i", plan_key="p", lines=shards * 10, shards=shards
-    )
-    return transitions.dispatched(record, range(dispatched))
-
-
-WORK = Work(deployment="d", completed=9, failed=1, usage=USAGE, busy_microseconds=250)
-
-
-def outcome(shard: int) -> ShardOutcome:
-    return ShardOutcome(
-        shard=shard, completed=9, failed=1, usage_by_deployment={"d": USAGE}, work=(WORK,), output_key=f"o{shard}"
-    )
+from .records import USAGE, in_progress, new_record, outcome
 
 
 def test_a_sound_input_puts_the_batch_in_progress() -> None:
@@ -76,12 +61,6 @@ def test_notes_are_taken_until_the_batch_is_over() -> None:
     assert noted.native == NativeNote(deployment="d", uploads=1)
     with pytest.raises(IllegalTransition):
         transitions.noted(noted.model_copy(update={"status": BatchStatus.CANCELLED}), NativeNote.uploading)
-
-
-def test_what_is_noted_first_stays() -> None:
-    note = NativeNote(deployment="d").uploading().uploading().with_file("f1", 7).with_file("f2", 8).with_batch("b1")
-    assert note == NativeNote(deployment="d", uploads=2, file_id="f1", file_created_at=7, batch_id="b1")
-    assert note.uploading().with_batch("b2") == note
 
 
 def test_a_shard_counts_once_however_often_it_is_handed_in() -> None:
@@ -130,7 +109,7 @@ def test_a_shard_is_queued_or_not_whatever_the_order(dispatches: list[set[int]],
 
 
 @pytest.mark.parametrize("ending", [BatchStatus.COMPLETED, BatchStatus.EXPIRED])
-def test_finalizing_ends_as_it_was_begun(ending: transitions.Ending) -> None:
+def test_finalizing_ends_as_it_was_begun(ending: Ending) -> None:
     record = transitions.finalizing(in_progress(), 1003, ending, "a" * 32, "b" * 32)
     assert record.status is BatchStatus.FINALIZING
     ended = transitions.finished(record, 1004, "file-o", None)
@@ -159,17 +138,6 @@ def test_each_status_is_announced_once() -> None:
     assert record.outbox == (BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS)
     record = transitions.announced(record, BatchStatus.VALIDATING)
     assert transitions.announced(record, BatchStatus.VALIDATING).outbox == (BatchStatus.IN_PROGRESS,)
-
-
-def test_an_event_says_when_its_status_was_reached() -> None:
-    event = to_event(in_progress(), BatchStatus.IN_PROGRESS)
-    assert (event.id, event.occurred_at, event.tenant) == (f"{RAW_ID}.in_progress", 1001, "t")
-
-
-def test_a_batch_shows_what_its_running_shards_have_done() -> None:
-    batch = to_batch(transitions.settled(in_progress(), outcome(0)), RequestCounts(completed=4, failed=1), USAGE)
-    assert batch.request_counts == RequestCounts(total=30, completed=13, failed=2)
-    assert batch.usage == USAGE + USAGE
 
 
 class Life(RuleBasedStateMachine):
@@ -215,7 +183,7 @@ class Life(RuleBasedStateMachine):
         self.attempt(transitions.settled, outcome(shard))
 
     @rule(ending=st.sampled_from([BatchStatus.COMPLETED, BatchStatus.EXPIRED]))
-    def finalize(self, ending: transitions.Ending) -> None:
+    def finalize(self, ending: Ending) -> None:
         if ending is BatchStatus.COMPLETED and self.record.settled_count < self.record.shards:
             return
         self.attempt(transitions.finalizing, self.now, ending, "a" * 32, "b" * 32)
