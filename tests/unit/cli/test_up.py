@@ -17,7 +17,14 @@ import pytest
 from unit.cli.conftest import FakeServices
 
 COMMAND = (sys.executable, "-m", "batchyard.cli")
-FOREIGN = ("HOSTED_VLLM_API_BASE", "BATCHYARD_CONFIG", "BATCHYARD_MASTER_KEY", "BATCHYARD_DATA_DIR", "BATCHYARD_PORT")
+FOREIGN = (
+    "HOSTED_VLLM_API_BASE",
+    "BATCHYARD_CONFIG",
+    "BATCHYARD_MASTER_KEY",
+    "BATCHYARD_DATA_DIR",
+    "BATCHYARD_PORT",
+    "LITELLM_MASTER_KEY",
+)
 
 
 def environment(extra: dict[str, str] | None = None) -> dict[str, str]:

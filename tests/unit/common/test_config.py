@@ -212,6 +212,19 @@ def test_the_master_key_may_come_from_the_environment_alone(load: Load, section:
     assert config.master_key.get_secret_value() == "sk-m"
 
 
+def test_the_master_key_of_litellms_environment_is_taken_where_there_is_no_other(load: Load) -> None:
+    def key(section: str = "", **environ: str) -> str | None:
+        found = load(ONE_MODEL + section, LITELLM_MASTER_KEY="sk-litellm", **environ).master_key
+        return None if found is None else found.get_secret_value()
+
+    assert key() == "sk-litellm"
+    assert key(BATCHYARD_MASTER_KEY="sk-m") == "sk-m"
+    assert key("general_settings: {master_key: sk-file}\n") == "sk-file"
+    found = load_config(None, {"LITELLM_MASTER_KEY": "sk-litellm"}).master_key
+    assert found is not None
+    assert found.get_secret_value() == "sk-litellm"
+
+
 def test_an_empty_master_key_is_none(load: Load) -> None:
     assert not load(ONE_MODEL + 'general_settings: {master_key: ""}\n', BATCHYARD_MASTER_KEY="").master_key
 

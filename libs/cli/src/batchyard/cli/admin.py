@@ -115,7 +115,7 @@ def connect(
     master_key: Annotated[
         str | None,
         typer.Option(
-            envvar="BATCHYARD_MASTER_KEY",
+            envvar=["BATCHYARD_MASTER_KEY", "LITELLM_MASTER_KEY"],
             help="The key that administrates. Rather set the variable: others see a command's options.",
             show_default=False,
         ),

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from batchyard.common.config.document import Document, KeyPath, Place, read_document
 from batchyard.common.config.model import ANY_MODEL, Alias, BatchMode, Config, Deployment, Price
 from batchyard.common.config.names import WILDCARD, bare
-from batchyard.common.config.references import Unset, fallback_base, resolved, secret
+from batchyard.common.config.references import Unset, fallback_base, fallback_master_key, resolved, secret
 from batchyard.common.config.schema import File, ModelEntry, Section
 from batchyard.common.errors import ConfigurationError
 
@@ -44,7 +44,7 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
         aliases={
             alias: Alias(entry.model, entry.hidden) for alias, entry in file.router_settings.model_group_alias.items()
         },
-        master_key=file.general_settings.master_key or secret(environ, "BATCHYARD_MASTER_KEY"),
+        master_key=file.general_settings.master_key or fallback_master_key(environ),
         currency=file.batchyard_settings.currency,
         batch_discount=file.batchyard_settings.batch_discount,
         warnings=tuple(_warnings(document, file)),
@@ -126,7 +126,7 @@ def _about_unknown(where: KeyPath, section: type[Section]) -> str:
 
 def _from_environment(environ: Mapping[str, str]) -> Config:
     base = fallback_base(environ)
-    master_key = secret(environ, "BATCHYARD_MASTER_KEY")
+    master_key = fallback_master_key(environ)
     if not base:
         return Config(master_key=master_key)
     deployment = Deployment(

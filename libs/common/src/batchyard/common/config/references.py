@@ -43,6 +43,12 @@ def secret(environ: Mapping[str, str], name: str) -> SecretStr | None:
     return SecretStr(value) if value else None
 
 
+def fallback_master_key(environ: Mapping[str, str]) -> SecretStr | None:
+    """The master key of the environment. LiteLLM's own variable counts: whoever comes from there is not to stand with
+    open doors. Raises ConfigurationError."""
+    return secret(environ, "BATCHYARD_MASTER_KEY") or secret(environ, "LITELLM_MASTER_KEY")
+
+
 def fallback_base(environ: Mapping[str, str]) -> str | None:
     """The server that `HOSTED_VLLM_API_BASE` names, if it names one. Raises ConfigurationError."""
     base = environ.get("HOSTED_VLLM_API_BASE")

@@ -219,8 +219,8 @@ class GeneralSettings(Section):
 
     master_key: Key | None = Field(
         default=None,
-        description="the key clients send as `Authorization: Bearer …`; `BATCHYARD_MASTER_KEY` if absent; without "
-        "either, whoever reaches the port is let in",
+        description="the key clients send as `Authorization: Bearer …`; `BATCHYARD_MASTER_KEY`, then "
+        "`LITELLM_MASTER_KEY`, if absent; with none of them, whoever reaches the port is let in",
     )
 
 
