@@ -4,8 +4,9 @@ A share is counted in places, not in lines: who sends long requests holds no mor
 ones. The next place goes to the tenant that holds the fewest, and among its batches to the one that holds the fewest;
 of equals, to the one whose last turn is longest ago. So nobody waits for more turns than there are others who wait.
 
-Two kinds of batches go ahead, and neither for more than three turns of four while others wait: those that are late, of
-all tenants, and those that have just begun, among the batches of their own tenant.
+Three kinds of batches go ahead, and none of them for more than three turns of four while others wait: those that are
+late, of all tenants; those of a tenant that comes back, for as many turns as it has left to the others; and those that
+have just begun, among the batches of their own tenant.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,8 +16,10 @@ from itertools import count
 from typing import Generic, TypeVar
 
 _AHEAD_OF_FOUR = 3
-_BATCHES_REMEMBERED = 1_000
+_REMEMBERED = 1_000  # tenants, and batches, of which no shard is here
 
+K = TypeVar("K")
+V = TypeVar("V")
 T = TypeVar("T")
 
 
@@ -48,11 +51,16 @@ class _Holder:
 @dataclass(slots=True, eq=False)
 class _Tenant:
     """What all batches of a tenant hold together: those that are late, and the others. They are kept apart, so that the
-    others do not pay with all of theirs for what the late ones are given ahead of everybody."""
+    others do not pay with all of theirs for what the late ones are given ahead of everybody.
+
+    Attributes:
+        ahead: Turns for which it goes ahead of the other tenants.
+    """
 
     name: str
     late: _Holder
     others: _Holder
+    ahead: int
     beginners_first: _Precedence = field(default_factory=_Precedence)
 
 
@@ -114,7 +122,8 @@ class FairQueue(Generic[T]):
     A turn costs a look at each batch that has waiting lines here: no more than the shards that a process takes.
 
     Args:
-        head_start: Places for which a batch that has just begun goes ahead of its tenant's others.
+        head_start: Places for which a batch that has just begun goes ahead of its tenant's others, and a tenant that
+            has left at least as many turns to the others ahead of them.
     """
 
     def __init__(self, head_start: int) -> None:
@@ -122,9 +131,12 @@ class FairQueue(Generic[T]):
         self._tenants: dict[str, _Tenant] = {}
         self._shares: dict[tuple[str, str], Share] = {}
         self._taken: dict[tuple[str, str], int] = {}  # by batches of which no shard is here at the moment
+        self._away: dict[str, tuple[int, int]] = {}  # tenants of which none is: their `ahead`, and `_turns`, by then
         self._wanting: dict[Share, None] = {}
         self._numbers = count(1)
         self._late_first = _Precedence()
+        self._back_first = _Precedence()
+        self._turns = 0
         self._length = 0
 
     def __len__(self) -> int:
@@ -136,7 +148,7 @@ class FairQueue(Generic[T]):
         share = self._shares.get((tenant, batch))
         if share is None:
             # Who comes is the last of those that hold nothing: or those who were here would wait for all who come.
-            holder = self._tenants.setdefault(tenant, _Tenant(tenant, _Holder(turn=number), _Holder(turn=number)))
+            holder = self._tenants.get(tenant) or self._come(tenant, number)
             taken = self._taken.pop((tenant, batch), 0)
             share = self._shares[tenant, batch] = Share(holder, batch, number, taken)
         share.claims += 1
@@ -147,11 +159,10 @@ class FairQueue(Generic[T]):
         share.claims -= 1
         if share.claims == 0:
             tenant = share.tenant.name
-            while len(self._taken) >= _BATCHES_REMEMBERED:
-                del self._taken[next(iter(self._taken))]
-            self._taken[tenant, share.batch] = share.taken
+            _remember(self._taken, (tenant, share.batch), share.taken)
             del self._shares[tenant, share.batch]
             if not any(other == tenant for other, _ in self._shares):
+                _remember(self._away, tenant, (share.tenant.ahead, self._turns))
                 del self._tenants[tenant]
 
     @property
@@ -186,6 +197,8 @@ class FairQueue(Generic[T]):
 
     def take(self, share: Share) -> None:
         """A batch has been given a place."""
+        self._turns += 1
+        share.tenant.ahead = max(0, share.tenant.ahead - 1)
         kind = share.among_its_kind
         share.turn = kind.turn = next(self._numbers)
         share.places += 1
@@ -201,6 +214,13 @@ class FairQueue(Generic[T]):
         while self._length:
             yield self.pop()
 
+    def _come(self, name: str, number: int) -> _Tenant:
+        """A tenant of which there was no batch here: it had no part in the turns since then."""
+        ahead, left = self._away.pop(name, (0, 0))
+        ahead = min(self._head_start, ahead + self._turns - left)
+        tenant = self._tenants[name] = _Tenant(name, _Holder(turn=number), _Holder(turn=number), ahead)
+        return tenant
+
     def _next(self) -> Share:
         shares = list(self._wanting)
         if not shares:
@@ -208,6 +228,7 @@ class FairQueue(Generic[T]):
         if len(shares) == 1:
             return shares[0]
         shares = self._late_first.of(shares, lambda share: share.is_late)
+        shares = self._back_first.of(shares, lambda share: share.tenant.ahead > 0)
         tenant = min(shares, key=lambda share: _held(share.among_its_kind)).tenant
         own = [share for share in shares if share.tenant is tenant]
         return min(tenant.beginners_first.of(own, lambda share: share.taken < self._head_start), key=_held)
@@ -218,6 +239,13 @@ class FairQueue(Generic[T]):
             heappop(share.waiting)
         if not share.waiting:
             self._wanting.pop(share, None)
+
+
+def _remember(known: dict[K, V], key: K, value: V) -> None:
+    """Note it, and forget what was noted first rather than grow for ever."""
+    while len(known) >= _REMEMBERED:
+        del known[next(iter(known))]
+    known[key] = value
 
 
 def _held(holder: _Holder) -> tuple[int, int]:
