@@ -50,7 +50,10 @@ class RunnerSettings(Settings):
         default=128 * MIB, ge=MIB, description="results of all running shards kept in memory together"
     )
     head_start: int = Field(
-        default=500, ge=0, description="requests for which a new batch goes ahead of its tenant's other batches"
+        default=500,
+        ge=0,
+        description="requests for which a new batch goes ahead of its tenant's others, and a tenant that comes back "
+        "ahead of other tenants",
     )
 
     arrange_prefixes: bool = Field(
