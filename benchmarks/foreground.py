@@ -10,17 +10,14 @@ the machine's load at the time, and draws over time what the batch gets done and
 import argparse
 import asyncio
 import os
-import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 from charts import BLUE, GREEN, RED, Chart, Point, page
-from main_job import MODEL, input_lines
+from rig import MODEL, client, config_for, input_lines, simulator, submit
 
 from batchyard.cli.running import running_stack
 
@@ -84,25 +81,9 @@ async def foreground(http: aiohttp.ClientSession, url: str, seconds: float, outc
     )
 
 
-@asynccontextmanager
-async def simulator() -> AsyncIterator[str]:
-    sim = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "batchyard.cli", "sim", "--port", "0"),
-        *("--base-latency", str(LATENCY), "--max-num-seqs", str(SLOTS)),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert sim.stdout is not None
-    try:
-        ready = (await sim.stdout.readline()).decode()
-        yield next(word for word in ready.split() if word.startswith("http")).removesuffix("/v1")
-    finally:
-        sim.terminate()
-        await sim.wait()
-
-
 async def alone(seconds: float) -> Outcome:
     outcome = Outcome("no batch")
-    async with simulator() as url, aiohttp.ClientSession() as http:
+    async with simulator(LATENCY, SLOTS) as (url, _), aiohttp.ClientSession() as http:
         await foreground(http, url, seconds, outcome)
     return outcome
 
@@ -110,15 +91,12 @@ async def alone(seconds: float) -> Outcome:
 async def beside_a_batch(name: str, seconds: float, **settings: str) -> Outcome:
     outcome = Outcome(name)
     with tempfile.TemporaryDirectory() as directory:
-        async with simulator() as url, aiohttp.ClientSession() as http:
-            config = Path(directory) / "config.yaml"
-            config.write_text(
-                f"model_list:\n  - model_name: {MODEL}\n    litellm_params:\n"
-                f"      model: hosted_vllm/{MODEL}\n      api_base: {url}\n"
-            )
+        async with simulator(LATENCY, SLOTS) as (url, _), aiohttp.ClientSession() as http:
+            config = config_for(directory, url)
             data = Path(directory) / "data"
             async with running_stack(data, config=config, environment=os.environ | settings) as stack:
-                await submit(http, stack.url, lines=int((seconds + 2 * WARM_UP) * SLOTS / LATENCY))
+                async with client(stack) as batches:
+                    await submit(batches, input_lines(int((seconds + 2 * WARM_UP) * SLOTS / LATENCY)))
                 await asyncio.sleep(WARM_UP)
                 watching = asyncio.create_task(watch(http, stack.url, outcome))
                 try:
@@ -130,16 +108,6 @@ async def beside_a_batch(name: str, seconds: float, **settings: str) -> Outcome:
                 async with http.get(f"{stack.url}/v1/fleet") as response:
                     outcome.taken_back = (await response.json())["data"][0]["counters"]["taken_back"]
     return outcome
-
-
-async def submit(http: aiohttp.ClientSession, url: str, lines: int) -> None:
-    form = aiohttp.FormData({"purpose": "batch"})
-    form.add_field("file", input_lines(lines), filename="in.jsonl")
-    async with http.post(f"{url}/v1/files", data=form) as response:
-        file = (await response.json())["id"]
-    wish = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
-    async with http.post(f"{url}/v1/batches", json=wish) as response:
-        response.raise_for_status()
 
 
 async def watch(http: aiohttp.ClientSession, url: str, outcome: Outcome) -> None:

@@ -22,13 +22,11 @@ from enum import StrEnum
 from pathlib import Path
 
 import httpx
+from rig import MODEL, client, config_for, create, ended, upload
 
 from batchyard.cli.running import RunningStack, running_stack
 from batchyard.vllm_sim.settings import SimSettings
 from batchyard.vllm_sim.testing import running_sim
-
-MODEL = "my-vllm-model"
-ENDED = {"completed", "failed", "expired", "cancelled"}
 
 
 class How(StrEnum):
@@ -75,20 +73,10 @@ def counted(text: str, what: str) -> float:
 
 async def run(stack: RunningStack, content: bytes) -> float:
     """Run a batch; seconds from its creation to its end."""
-    async with httpx.AsyncClient(base_url=f"{stack.url}/v1", timeout=300, trust_env=False) as http:
-        upload = await http.post("/files", data={"purpose": "batch"}, files={"file": ("in.jsonl", content)})
-        order = {
-            "input_file_id": upload.json()["id"],
-            "endpoint": "/v1/chat/completions",
-            "completion_window": "24h",
-        }
+    async with client(stack) as http:
+        file = await upload(http, content)
         began = time.perf_counter()
-        batch = (await http.post("/batches", json=order)).json()
-        while batch["status"] not in ENDED:
-            await asyncio.sleep(0.05)
-            response = await http.get(f"/batches/{batch['id']}")
-            if response.status_code == 200:  # a machine that is too busy may not answer in time
-                batch = response.json()
+        batch = await ended(http, await create(http, file), every=0.05)
         assert batch["request_counts"]["completed"] == batch["request_counts"]["total"], batch
         return time.perf_counter() - began
 
@@ -96,19 +84,7 @@ async def run(stack: RunningStack, content: bytes) -> float:
 async def measure(options: argparse.Namespace, servers: list[str], served: str, *, shared: bool, how: How) -> None:
     content = input_lines(options, random.Random(f"{options.seed} {shared} {how}"), shared=shared)
     with tempfile.TemporaryDirectory() as directory:
-        config = Path(directory) / "config.json"
-        entries = [
-            {
-                "model_name": MODEL,
-                "litellm_params": {
-                    "model": f"hosted_vllm/{served}",
-                    "api_base": server,
-                    "max_parallel_requests": options.in_flight,
-                },
-            }
-            for server in servers
-        ]
-        config.write_text(json.dumps({"model_list": entries}))
+        config = config_for(directory, *servers, served=served, max_parallel_requests=options.in_flight)
         environment = {
             "BATCHYARD_ARRANGE_PREFIXES": str(how is not How.AS_THEY_COME),
             "BATCHYARD_PREFIX_AFFINITY": str(how is not How.SORTED_ALONE),

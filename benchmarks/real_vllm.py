@@ -28,12 +28,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
+import httpx
+from rig import MODEL, client, config_for, cpu_seconds, ended, submit
 
-from batchyard.cli.running import RunningStack, running_stack
+from batchyard.cli.running import running_stack
 from support.vllm import VllmServer, served_model
 
-MODEL = "my-vllm-model"
-ENDED = {"completed", "failed", "expired", "cancelled"}
 WORDS = "the a of in sea rock wind door light paper green seven under before call send keep".split()  # noqa: SIM905
 
 
@@ -99,51 +99,31 @@ async def by_client(url: str, content: bytes, in_flight: int) -> Run:
 async def by_batchyard(url: str, served: str, content: bytes, *, trace: bool) -> Run:
     """Run the file as a batch through a Batchyard that has just been started."""
     with tempfile.TemporaryDirectory() as directory:
-        config = Path(directory) / "config.json"
-        server = {"model": f"hosted_vllm/{served}", "api_base": url}
-        config.write_text(json.dumps({"model_list": [{"model_name": MODEL, "litellm_params": server}]}))
+        config = config_for(directory, url, served=served)
         async with (
             running_stack(Path(directory) / "data", config=config) as stack,
-            aiohttp.ClientSession(f"{stack.url}/v1/") as http,
+            client(stack) as http,
         ):
-            before, began = cpu_seconds(stack), time.perf_counter()
-            form = aiohttp.FormData({"purpose": "batch"})
-            form.add_field("file", content, filename="in.jsonl")
-            async with http.post("files", data=form) as response:
-                file = (await response.json())["id"]
-            wish = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
-            async with http.post("batches", json=wish) as response:
-                batch = await response.json()
-            shown = ""
-            while batch["status"] not in ENDED:
-                await asyncio.sleep(0.2)
-                if trace:
-                    shown = await show(http, time.perf_counter() - began, shown)
-                async with http.get(f"batches/{batch['id']}") as response:
-                    batch = await response.json()
-            async with http.get(f"files/{batch['output_file_id']}/content") as response:
-                results = (await response.read()).splitlines()
-            return Run(len(results), time.perf_counter() - began, cpu_seconds(stack) - before)
+            before, began = cpu_seconds(*stack.pids.values()), time.perf_counter()
+            watching = asyncio.create_task(show(http, began)) if trace else None
+            batch = await ended(http, await submit(http, content), every=0.2)
+            if watching is not None:
+                watching.cancel()
+            results = (await http.get(f"/files/{batch['output_file_id']}/content")).content.splitlines()
+            return Run(len(results), time.perf_counter() - began, cpu_seconds(*stack.pids.values()) - before)
 
 
-async def show(http: aiohttp.ClientSession, at: float, shown: str) -> str:
-    """Say what the limit is and why, unless that has just been said."""
-    async with http.get("fleet") as response:
-        (seen,) = (await response.json())["data"]
-    told = f"limit {seen['limit']} ({seen['reason']})"
-    if told != shown:
-        print(f"  {at:6.2f} s  {seen['counters']['answered']:5} answered, {told}, load {seen['load']}", flush=True)
-    return told
-
-
-def cpu_seconds(stack: RunningStack) -> float:
-    """The processor's time that Batchyard's processes have had so far (Linux; nothing elsewhere)."""
-    ticks = 0
-    for pid in stack.pids.values():
-        stat = Path(f"/proc/{pid}/stat")
-        if stat.exists():
-            ticks += sum(map(int, stat.read_text().rpartition(")")[2].split()[11:13]))
-    return ticks / os.sysconf("SC_CLK_TCK")
+async def show(http: httpx.AsyncClient, began: float) -> None:
+    """Say five times a second what the limit is and why, unless that has just been said, until cancelled."""
+    shown = ""
+    while True:
+        (seen,) = (await http.get("/fleet")).json()["data"]
+        told = f"limit {seen['limit']} ({seen['reason']})"
+        if told != shown:
+            at, answered = time.perf_counter() - began, seen["counters"]["answered"]
+            print(f"  {at:6.2f} s  {answered:5} answered, {told}, load {seen['load']}", flush=True)
+        shown = told
+        await asyncio.sleep(0.2)
 
 
 async def by_run_batch(command: str, content: bytes) -> Run:

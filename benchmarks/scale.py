@@ -12,21 +12,14 @@ then the machine's cores are the limit, and the simulator, NATS and the client t
 import argparse
 import asyncio
 import os
-import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-from main_job import ENDED, MODEL, input_lines
+from rig import RUNNER, add_runners, client, config_for, cpu_seconds, create, ended, input_lines, simulator, upload
 
 from batchyard.cli.running import RunningStack, running_stack
-from batchyard.cli.waiting import until_found
-
-RUNNER = "batch-runner"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,67 +30,22 @@ class Measured:
     cpu: dict[str, float]
 
 
-@asynccontextmanager
-async def simulator(latency: float, capacity: int, *more: str) -> AsyncIterator[tuple[str, int]]:
-    """A simulated server in a process of its own: its URL and its process ID."""
-    sim = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "batchyard.cli", "sim", "--port", "0"),
-        *("--base-latency", str(latency), "--max-num-seqs", str(capacity), *more),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert sim.stdout is not None
-    try:
-        ready = (await sim.stdout.readline()).decode()
-        yield next(word for word in ready.split() if word.startswith("http")), sim.pid
-    finally:
-        sim.terminate()
-        await sim.wait()
-
-
-def cpu_seconds(pid: int) -> float:
-    """The CPU time that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def add_runners(stack: RunningStack, count: int) -> None:
-    """Start as many more runners, as other machines would have them."""
-    first = stack.supervisor._kept[RUNNER].program  # noqa: SLF001
-    for number in range(2, count + 2):
-        name = f"{RUNNER}-{number}"
-        stack.supervisor.start(replace(first, name=name, log=stack.layout.log(name)))
-
-
-def started(stack: RunningStack, runners: int) -> bool:
-    logs = [stack.layout.log(RUNNER if number == 1 else f"{RUNNER}-{number}") for number in range(1, runners + 1)]
-    return all(log.exists() and "service.started" in log.read_text() for log in logs)
-
-
 async def run_batch(stack: RunningStack, content: bytes, lines: int) -> float:
     """Seconds from the batch's creation to its end."""
-    async with httpx.AsyncClient(base_url=f"{stack.url}/v1", timeout=300, trust_env=False) as http:
-        upload = await http.post("/files", data={"purpose": "batch"}, files={"file": ("in.jsonl", content)})
-        order = {"input_file_id": upload.json()["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    async with client(stack) as http:
+        file = await upload(http, content)
         began = time.perf_counter()
-        batch = (await http.post("/batches", json=order)).json()
-        while batch["status"] not in ENDED:
-            await asyncio.sleep(0.1)
-            batch = (await http.get(f"/batches/{batch['id']}")).json()
+        batch = await ended(http, await create(http, file))
         seconds = time.perf_counter() - began
     assert batch["request_counts"] == {"total": lines, "completed": lines, "failed": 0}, batch
     return seconds
 
 
-async def measured(api_base: str, sim_pid: int, runners: int, lines: int, environment: dict[str, str]) -> Measured:
+async def measured(server: str, sim_pid: int, runners: int, lines: int, environment: dict[str, str]) -> Measured:
     with tempfile.TemporaryDirectory() as directory:
-        config = Path(directory) / "config.yaml"
-        config.write_text(
-            f"model_list:\n  - model_name: {MODEL}\n    litellm_params:\n"
-            f"      model: hosted_vllm/{MODEL}\n      api_base: {api_base}\n"
-        )
+        config = config_for(directory, server)
         async with running_stack(Path(directory) / "data", config=config, environment=environment) as stack:
-            add_runners(stack, runners - 1)
-            await until_found(lambda: started(stack, runners) or None)
+            await add_runners(stack, runners - 1)
             pids = {**stack.pids, "simulator": sim_pid}
             before = {name: cpu_seconds(pid) for name, pid in pids.items()}
             seconds = await run_batch(stack, input_lines(lines), lines)
@@ -120,9 +68,9 @@ async def table(
     print(f"\n{title}")
     print("runners   lines/s   times one   most possible   CPU s: runners   simulator   the rest")
     first = 0.0
-    async with simulator(latency, capacity) as (api_base, pid):
+    async with simulator(latency, capacity) as (server, pid):
         for runners in counts:
-            result = await measured(api_base, pid, runners, lines, environment)
+            result = await measured(server, pid, runners, lines, environment)
             rate = lines / result.seconds
             first = first or rate
             most = f"{min(runners * in_flight, capacity) / latency:,.0f}" if latency else "-"

@@ -18,8 +18,20 @@ from pathlib import Path
 
 import httpx
 import nats
-from main_job import ENDED, MODEL, peak_mib
-from scale import RUNNER, cpu_seconds, simulator
+from rig import (
+    ENDED,
+    MODEL,
+    RUNNER,
+    answered,
+    client,
+    config_for,
+    cpu_seconds,
+    ended,
+    peak_mib,
+    resident_mib,
+    simulator,
+    submit,
+)
 
 from batchyard.cli.running import RunningStack, running_stack
 from batchyard.cli.stack import NATS
@@ -52,12 +64,6 @@ def lines_of(count: int, prompt_bytes: int) -> bytes:
     return "\n".join(lines).encode()
 
 
-def resident_mib(pid: int) -> float:
-    """The resident memory of a process now."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
-
-
 def sockets(pid: int) -> int:
     """The sockets that a process has open."""
     links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
@@ -86,17 +92,6 @@ async def in_streams(stack: RunningStack) -> dict[str, tuple[int, int]]:
         return {name: (state.messages, state.bytes) for name, state in states.items()}
     finally:
         await connection.close()
-
-
-async def submit(http: httpx.AsyncClient, content: bytes) -> str:
-    upload = await http.post("/files", data={"purpose": "batch"}, files={"file": ("in.jsonl", content)})
-    order = {"input_file_id": upload.json()["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
-    return str((await http.post("/batches", json=order)).json()["id"])
-
-
-async def ended(http: httpx.AsyncClient, batch_id: str) -> None:
-    while (await http.get(f"/batches/{batch_id}")).json()["status"] not in ENDED:
-        await asyncio.sleep(0.2)
 
 
 def used(stack: RunningStack, before: Mapping[str, float]) -> dict[str, float]:
@@ -174,11 +169,15 @@ async def open_shards(prompt_bytes: int, config: Path) -> None:
     """The runner's memory by the shards that it has open, each with all its lines answered but one."""
     print("\nopen shards of 500 lines   memory of the runner")
     for count in (0, 4, 16, 32):
-        environment = {"BATCHYARD_SHARDS_PER_BATCH": "32", "BATCHYARD_SHARD_WINDOW": "32"}
+        environment = {
+            "BATCHYARD_SHARDS_PER_BATCH": "32",
+            "BATCHYARD_SHARD_WINDOW": "32",
+            "BATCHYARD_SHARDS_PER_POOL": "80",  # of which one batch gets less than half
+        }
         with tempfile.TemporaryDirectory() as directory:
             async with (
                 running_stack(Path(directory), config=config, environment=environment) as stack,
-                httpx.AsyncClient(base_url=f"{stack.url}/v1", timeout=300, trust_env=False) as http,
+                client(stack) as http,
             ):
                 if count:
                     lines = lines_of(SHARD_LINES * count, prompt_bytes).splitlines()
@@ -191,10 +190,6 @@ async def open_shards(prompt_bytes: int, config: Path) -> None:
                 print(f"{count:24} {resident_mib(stack.pids[RUNNER]):18.0f} MiB", flush=True)
 
 
-async def answered(http: httpx.AsyncClient, batch_id: str) -> int:
-    return int((await http.get(f"/batches/{batch_id}")).json()["request_counts"]["completed"])
-
-
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", type=int, default=20_000)
@@ -204,16 +199,12 @@ async def main() -> None:
     parser.add_argument("--answer-tokens", type=int, default=100)
     options = parser.parse_args()
     sim_options = ("--answer-tokens", str(options.answer_tokens))
-    async with simulator(0.0, 4096, *sim_options) as (api_base, _):
+    async with simulator(0.0, 4096, *sim_options) as (server, _):
         with tempfile.TemporaryDirectory() as directory:
-            config = Path(directory) / "config.yaml"
-            config.write_text(
-                f"model_list:\n  - model_name: {MODEL}\n    litellm_params:\n"
-                f"      model: hosted_vllm/{MODEL}\n      api_base: {api_base}\n"
-            )
+            config = config_for(directory, server)
             async with (
                 running_stack(Path(directory) / "data", config=config) as stack,
-                httpx.AsyncClient(base_url=f"{stack.url}/v1", timeout=300, trust_env=False) as http,
+                client(stack) as http,
             ):
                 for name, pid in stack.pids.items():
                     print(
