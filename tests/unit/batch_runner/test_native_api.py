@@ -18,9 +18,10 @@ from batchyard.batch_runner.native.servers import NativeServers, Undecided
 from batchyard.batch_runner.native.upload import upstream_input
 from batchyard.batch_runner.native_note import NativeNote
 from batchyard.batch_runner.pauses import Pauses
-from batchyard.batch_runner.results import Results, shard_input
+from batchyard.batch_runner.results import Results
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.shard import ShardRange, ShardTable
+from batchyard.batch_runner.shard_input import shard_input
 from batchyard.batch_runner.tally import ShardProgress
 from batchyard.batch_runner.upstream import HttpUpstream
 from batchyard.common.clock import SystemClock

@@ -17,9 +17,10 @@ from batchyard.batch_runner.native.documents import (
     read_result,
 )
 from batchyard.batch_runner.native.outcome import missing
-from batchyard.batch_runner.run import ShardInput, Stop
 from batchyard.batch_runner.segments import Kind
 from batchyard.batch_runner.shard import ShardRange
+from batchyard.batch_runner.shard_input import ShardInput
+from batchyard.batch_runner.stop import Stop
 from batchyard.common.contracts.batches import BatchProblem
 from batchyard.common.objects import LocalObjectStore
 from batchyard.common.result_lines import request_id

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from batchyard.batch_runner.plan import Plan, Planner, Rejection, raw_lines
 from batchyard.batch_runner.routing import MAX_MODELS
-from batchyard.batch_runner.run import numbered_requests
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.shard import ShardRange, ShardTable, fair_window, next_shards
+from batchyard.batch_runner.shard_input import numbered_requests
 from batchyard.batch_runner.validate import MAX_PROBLEMS, LineRules
 from batchyard.common.config import ANY_MODEL
 from batchyard.common.objects import LocalObjectStore

@@ -12,9 +12,11 @@ import pytest
 from batchyard.batch_runner.attempt import LineJob
 from batchyard.batch_runner.outcome import ShardOutcome
 from batchyard.batch_runner.pool import Member, Pool
-from batchyard.batch_runner.run import ShardInput, ShardRun, Stop
+from batchyard.batch_runner.run import ShardRun
 from batchyard.batch_runner.segments import Result
 from batchyard.batch_runner.shard import ShardRange
+from batchyard.batch_runner.shard_input import ShardInput
+from batchyard.batch_runner.stop import Stop
 from batchyard.batch_runner.tally import ShardProgress
 from batchyard.common.objects import LocalObjectStore, read
 from batchyard.vllm_sim.answers import chat_text
@@ -38,7 +40,9 @@ async def start(store: LocalObjectStore) -> Callable[..., Any]:
     async def note(progress: ShardProgress) -> None:
         made.append(progress)
 
-    async def start(bench: Bench, prompts: list[str] | None = None) -> ShardRun:
+    async def start(
+        bench: Bench, prompts: list[str] | None = None, memory_bytes: Callable[[], int] | None = None
+    ) -> ShardRun:
         texts = prompts or [prompt(index) for index in range(LINES)]
         content = b"".join(chat_line(f"r{index}", text) + b"\n\n" for index, text in enumerate(texts))
         await store.put("input", content)
@@ -53,7 +57,7 @@ async def start(store: LocalObjectStore) -> Callable[..., Any]:
             model=MODEL,
             pool=MODEL,
         )
-        run = ShardRun(shard, store, bench.settings, note)
+        run = ShardRun(shard, store, bench.settings, note, memory_bytes=memory_bytes)
         await run.recover()
         return run
 
@@ -127,10 +131,9 @@ async def test_results_beyond_the_memory_bound_come_back_from_their_segments(
 ) -> None:
     sim = SimSettings(port=0, answer_tokens=400, base_latency=0.02)
     bench = await open_bench(sim, flush_bytes=1024, flush_interval=0.01, max_parallel_requests=2)
-    run = await start(bench)
-    run._settings = bench.settings.model_copy(update={"shard_memory_bytes": 10_000})
+    run = await start(bench, memory_bytes=lambda: 10_000)
     await execute(run, bench)
-    assert len(run._stored) > 1, "the bound was never reached"
+    assert len(run._journal._stored) > 1, "the bound was never reached"
     output, _ = await parts(store, await run.settle())
     assert [line["custom_id"] for line in output] == [f"r{index}" for index in range(LINES)]
 

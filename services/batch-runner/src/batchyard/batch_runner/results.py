@@ -10,12 +10,13 @@ from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.native.run import NativeRun
 from batchyard.batch_runner.native.servers import NativeServers
 from batchyard.batch_runner.outcome import ShardOutcome
-from batchyard.batch_runner.run import ShardInput, ShardRun, Stop, not_run, numbered_requests
+from batchyard.batch_runner.run import ShardRun
 from batchyard.batch_runner.segments import CHUNK_BYTES
 from batchyard.batch_runner.settings import RunnerSettings
-from batchyard.batch_runner.shard import ShardRange, ShardTable, shard_prefix
+from batchyard.batch_runner.shard import ShardRange, ShardTable
+from batchyard.batch_runner.shard_input import batch_hex_of, numbered_requests, shard_input
+from batchyard.batch_runner.stop import not_run, stop_reason
 from batchyard.batch_runner.tally import ShardProgress
-from batchyard.common.contracts.batches import BatchStatus
 from batchyard.common.contracts.files import CreateFile, Purpose
 from batchyard.common.crash import crash_point
 from batchyard.common.messaging.commands import CommandClient
@@ -128,33 +129,6 @@ class Results:
             expires_after=record.output_expires_after,
         )
         return (await self._commands.call(record.tenant, command)).id
-
-
-def shard_input(record: BatchRecord, table: ShardTable, shard: int) -> ShardInput:
-    """What a run of a shard needs to know, under a name of its own."""
-    where = table.shards[shard]
-    return ShardInput(
-        object_key=record.input_key,
-        range=where,
-        shard=shard,
-        prefix=shard_prefix(record.tenant, record.raw_id, shard),
-        attempt=uuid4().hex,
-        batch_hex=batch_hex_of(record),
-        endpoint=record.endpoint,
-        model=record.model,
-        pool=where.pool or record.pool or "",
-        models=table.models_of(where.pool),
-        names=table.names,
-    )
-
-
-def stop_reason(record: BatchRecord) -> Stop:
-    """Why the lines of an ending batch are left."""
-    return Stop.EXPIRED if record.ending is BatchStatus.EXPIRED else Stop.CANCELLED
-
-
-def batch_hex_of(record: BatchRecord) -> str:
-    return record.raw_id.removeprefix("batch_")
 
 
 async def _chained(store: ObjectStore, keys: Sequence[str]) -> AsyncGenerator[bytes, None]:

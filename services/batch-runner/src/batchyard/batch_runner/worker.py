@@ -18,9 +18,10 @@ from batchyard.batch_runner.open_shards import OpenShards
 from batchyard.batch_runner.pace import Paces
 from batchyard.batch_runner.pauses import Pauses
 from batchyard.batch_runner.pool import Pool
-from batchyard.batch_runner.results import shard_input, stop_reason
-from batchyard.batch_runner.run import ShardRun, Stop
+from batchyard.batch_runner.run import ShardRun
 from batchyard.batch_runner.settings import RunnerSettings
+from batchyard.batch_runner.shard_input import shard_input
+from batchyard.batch_runner.stop import Stop, stop_reason
 from batchyard.batch_runner.tally import ShardProgress
 from batchyard.batch_runner.tasks import decode_shard
 from batchyard.common.clock import Clock

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from batchyard.batch_runner.native.collect import Counts, Missing, joined
 from batchyard.batch_runner.native.documents import UpstreamBatch
-from batchyard.batch_runner.run import NOT_RUN, ShardInput, Stop
 from batchyard.batch_runner.segments import ERROR_KINDS, OUTPUT_KINDS, Kind, compacted, texts
+from batchyard.batch_runner.shard_input import ShardInput
+from batchyard.batch_runner.stop import NOT_RUN, Stop
 from batchyard.common.contracts.batches import BatchProblem
 from batchyard.common.objects import ObjectStore
 

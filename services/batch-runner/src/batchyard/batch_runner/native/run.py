@@ -23,9 +23,10 @@ from batchyard.batch_runner.native.upload import upstream_input
 from batchyard.batch_runner.native_note import NativeNote
 from batchyard.batch_runner.outcome import ShardOutcome
 from batchyard.batch_runner.pauses import Pause
-from batchyard.batch_runner.run import NOT_RUN, ShardInput, Stop
 from batchyard.batch_runner.segments import Kind
 from batchyard.batch_runner.settings import MIB, RunnerSettings
+from batchyard.batch_runner.shard_input import ShardInput
+from batchyard.batch_runner.stop import NOT_RUN, Stop
 from batchyard.batch_runner.tally import ShardProgress
 from batchyard.batch_runner.transitions import IllegalTransition, noted
 from batchyard.common.config import Deployment

@@ -14,8 +14,8 @@ from batchyard.batch_runner.native.api import NativeApi, NotAnswering, Refused
 from batchyard.batch_runner.native.run import NativeRun, NativeTools, upload_name
 from batchyard.batch_runner.native_note import NativeNote
 from batchyard.batch_runner.pauses import Pause
-from batchyard.batch_runner.run import ShardInput
 from batchyard.batch_runner.settings import RunnerSettings
+from batchyard.batch_runner.shard_input import ShardInput
 from batchyard.batch_runner.tally import ShardProgress
 from batchyard.common.clock import Clock
 from batchyard.common.config import BatchMode, Deployment

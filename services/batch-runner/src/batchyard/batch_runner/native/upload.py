@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from batchyard.batch_runner.lines import body_for
-from batchyard.batch_runner.run import ShardInput, numbered_requests
 from batchyard.batch_runner.segments import CHUNK_BYTES
+from batchyard.batch_runner.shard_input import ShardInput, numbered_requests
 from batchyard.common.objects import ObjectStore
 from batchyard.common.result_lines import request_id
 
