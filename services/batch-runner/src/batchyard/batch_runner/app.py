@@ -16,8 +16,10 @@ from batchyard.batch_runner.budget_watch import BudgetWatch
 from batchyard.batch_runner.claims import Claims
 from batchyard.batch_runner.control import Control
 from batchyard.batch_runner.creation import Creation
+from batchyard.batch_runner.dispatch import Dispatch
 from batchyard.batch_runner.dry_run import DryRun
 from batchyard.batch_runner.enqueued_store import EnqueuedStore
+from batchyard.batch_runner.finalization import Finalization
 from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.fleet_state import fleet_state
 from batchyard.batch_runner.fleet_views import FleetViews
@@ -28,6 +30,7 @@ from batchyard.batch_runner.model_access import ModelAccess
 from batchyard.batch_runner.native.api import NativeApi
 from batchyard.batch_runner.native.servers import NativeServers
 from batchyard.batch_runner.pauses import Pauses
+from batchyard.batch_runner.planning import Planning
 from batchyard.batch_runner.pool_loops import PoolLoops
 from batchyard.batch_runner.presence import Presence, runner_name
 from batchyard.batch_runner.reconciler import Reconciler
@@ -37,6 +40,7 @@ from batchyard.batch_runner.retries import Retries
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.standings import Standings
 from batchyard.batch_runner.steps import Stepper
+from batchyard.batch_runner.sweep import Sweep
 from batchyard.batch_runner.tasks import decode_step
 from batchyard.batch_runner.upstream import HttpUpstream
 from batchyard.batch_runner.worker import Worker
@@ -89,7 +93,13 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
         standings = Standings(store, settings, clock, lambda: 1 + len(presence.others))
         admission = Admission(store, EnqueuedStore(messaging.js), teams, commands, clock)
         pauses = Pauses()
-        stepper = Stepper(store, fleet, natives, results, access, admission, standings, settings, clock)
+        stepper = Stepper(
+            store,
+            Planning(store, fleet, natives, access, admission, settings, clock),
+            Dispatch(store, fleet, standings, settings, clock),
+            Finalization(store, fleet, results, admission, settings, clock),
+            Sweep(store, natives, admission),
+        )
         attempts = Attempts(upstream, settings.retry_policy, clock, rng)
         worker = Worker(store, fleet, natives, attempts, pauses, settings, clock)
         control = Control(fleet, upstream, clock, rng, settings.control_interval)
