@@ -8,7 +8,8 @@ import pytest
 from batchyard.batch_runner.exchange import Answer
 from batchyard.batch_runner.fairness import Claim
 from batchyard.batch_runner.flight import Flight
-from batchyard.batch_runner.pool import Member, Pool, PoolRetired
+from batchyard.batch_runner.member import Member
+from batchyard.batch_runner.pool import Pool, PoolRetired
 from batchyard.batch_runner.upstream import Health
 from batchyard.common.clock import SystemClock
 from batchyard.common.config import Deployment
@@ -154,7 +155,7 @@ async def test_a_waiter_that_gives_up_passes_its_turn_on(pool: Pool) -> None:
 async def test_a_dead_deployment_is_left_alone_until_it_answers(pool: Pool, servers: Servers) -> None:
     servers.alive = False
     dead = pool.members[0]
-    assert not await pool.confirm_alive(dead)
+    assert not await pool.health.confirm_alive(dead)
     assert await take(pool, 2) == ["b", "b"]
     waiting = asyncio.create_task(pool.acquire())
     await asyncio.sleep(0)
@@ -165,14 +166,14 @@ async def test_a_dead_deployment_is_left_alone_until_it_answers(pool: Pool, serv
 
 async def test_all_who_ask_at_once_share_one_question(pool: Pool, servers: Servers) -> None:
     member = pool.members[0]
-    assert all(await asyncio.gather(*(pool.confirm_alive(member) for _ in range(50))))
+    assert all(await asyncio.gather(*(pool.health.confirm_alive(member) for _ in range(50))))
     assert servers.asked == 1
 
 
 async def test_waiters_wait_while_every_deployment_is_down(pool: Pool, servers: Servers) -> None:
     servers.alive = False
     for member in pool.members:
-        pool.set_aside(member)
+        pool.health.set_aside(member)
     assert pool.is_down
     waiting = [asyncio.create_task(pool.acquire()) for _ in range(4)]
     await asyncio.sleep(0)
@@ -224,29 +225,29 @@ async def test_the_only_deployment_is_not_left_alone_for_its_failures(servers: S
 async def test_one_that_only_says_that_it_is_unwell_is_tried_after_a_while(
     servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batchyard.batch_runner.pool._UNWELL_PATIENCE", 0.05)
+    monkeypatch.setattr("batchyard.batch_runner.health_watch._UNWELL_PATIENCE", 0.05)
     pool = Pool("m", [deployment("a", 9)], 9, servers, SystemClock(), 0.01)
     member = pool.members[0]
     servers.alive, servers.otherwise = False, Health.UNWELL
-    assert not await pool.confirm_alive(member)
+    assert not await pool.health.confirm_alive(member)
     assert await asyncio.wait_for(pool.acquire(), 5) is member
     waiting = asyncio.create_task(pool.acquire())
     await asyncio.sleep(0.02)
     assert not waiting.done(), "one request tells enough"
-    assert not await pool.confirm_alive(member), "nor does a trial that fails burn attempts"
+    assert not await pool.health.confirm_alive(member), "nor does a trial that fails burn attempts"
     waiting.cancel()
     assert await asyncio.wait_for(pool.acquire(), 5) is member
     pool.succeeded(member, SystemClock().monotonic())
     assert member.breaker.is_closed
-    assert await pool.confirm_alive(member), "its word counts no more"
+    assert await pool.health.confirm_alive(member), "its word counts no more"
     await pool.close()
 
 
 async def test_one_that_says_nothing_is_not_tried(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batchyard.batch_runner.pool._UNWELL_PATIENCE", 0.0)
+    monkeypatch.setattr("batchyard.batch_runner.health_watch._UNWELL_PATIENCE", 0.0)
     pool = Pool("m", [deployment("a")], 9, servers, SystemClock(), 0.01)
     servers.alive = False
-    pool.set_aside(pool.members[0])
+    pool.health.set_aside(pool.members[0])
     async with asyncio.timeout(5):
         while servers.asked < 10:
             await asyncio.sleep(0.01)
@@ -346,19 +347,19 @@ async def test_what_is_removed_gets_nothing_new_and_may_finish(pool: Pool, serve
     await asyncio.sleep(0)
     assert not waiting.done()
     servers.alive = False
-    pool.set_aside(gone)
-    assert not await pool.confirm_alive(gone)
+    pool.health.set_aside(gone)
+    assert not await pool.health.confirm_alive(gone)
     assert servers.asked == 0, "nobody looks after a server that is gone"
     waiting.cancel()
 
 
 async def test_a_dead_deployment_is_not_watched_once_it_is_removed(pool: Pool, servers: Servers) -> None:
     servers.alive = False
-    pool.set_aside(pool.members[0])
-    assert pool._watches
+    pool.health.set_aside(pool.members[0])
+    assert pool.health._watches
     pool.update([deployment("b")])
     async with asyncio.timeout(5):
-        while pool._watches:
+        while pool.health._watches:
             await asyncio.sleep(0)
     assert servers.asked == 0
 

@@ -10,8 +10,9 @@ from uuid import uuid4
 import pytest
 
 from batchyard.batch_runner.attempt import LineJob
+from batchyard.batch_runner.member import Member
 from batchyard.batch_runner.outcome import ShardOutcome
-from batchyard.batch_runner.pool import Member, Pool
+from batchyard.batch_runner.pool import Pool
 from batchyard.batch_runner.run import ShardRun
 from batchyard.batch_runner.segments import Result
 from batchyard.batch_runner.shard import ShardRange
@@ -278,6 +279,6 @@ async def test_the_lines_of_a_server_that_dies_go_to_the_other(
     running = asyncio.create_task(execute(run, bench))
     await bench.sims[1].until(lambda state: state.log.total >= 4)
     bench.sims[1].state.healthy = False
-    bench.pool.set_aside(bench.pool.members[1])
+    bench.pool.health.set_aside(bench.pool.members[1])
     await running
     assert (await run.settle()).completed == 64

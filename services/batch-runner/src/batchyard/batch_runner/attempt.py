@@ -21,7 +21,8 @@ from batchyard.batch_runner.lines import (
     read_answer,
     unanswered_line,
 )
-from batchyard.batch_runner.pool import Member, Pool, PoolRetired
+from batchyard.batch_runner.member import Member
+from batchyard.batch_runner.pool import Pool, PoolRetired
 from batchyard.batch_runner.priority import Takes, may_be_refused
 from batchyard.batch_runner.retry import THROTTLED, Failure, RetryPolicy, Spent, is_retryable, parse_retry_after
 from batchyard.batch_runner.segments import Kind, Result
@@ -208,13 +209,13 @@ class Attempts:
         as well, since a proxy in front of a dead one accepts connections only to close them.
         """
         if failed.failure is Failure.UNREACHABLE:
-            pool.set_aside(member)
+            pool.health.set_aside(member)
             return True
         if failed.failure is Failure.BROKEN:
-            await pool.confirm_alive(member)
+            await pool.health.confirm_alive(member)
             return False
         if failed.answer is not None and failed.answer.status in _SERVER_ERRORS:
-            return not await pool.confirm_alive(member)
+            return not await pool.health.confirm_alive(member)
         return False
 
 

@@ -4,7 +4,8 @@ import asyncio
 import random
 
 from batchyard.batch_runner.fleet import Fleet
-from batchyard.batch_runner.pool import Member, Pool
+from batchyard.batch_runner.member import Member
+from batchyard.batch_runner.pool import Pool
 from batchyard.batch_runner.server_metrics import read_load
 from batchyard.batch_runner.steering import Steering
 from batchyard.batch_runner.upstream import Upstream

@@ -6,7 +6,7 @@ from typing import Literal
 from yarl import URL
 
 from batchyard.batch_runner.fleet import Fleet
-from batchyard.batch_runner.pool import Member
+from batchyard.batch_runner.member import Member
 from batchyard.batch_runner.steering import Steering
 from batchyard.common.clock import Clock
 from batchyard.common.contracts.fleet import DeploymentCounters, DeploymentState, LimitCut, RunnerView, ServerLoad

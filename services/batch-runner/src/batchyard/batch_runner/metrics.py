@@ -12,8 +12,8 @@ from prometheus_client.registry import Collector
 
 from batchyard.batch_runner.breaker import Circuit
 from batchyard.batch_runner.fleet import Fleet
+from batchyard.batch_runner.member import Member
 from batchyard.batch_runner.open_shards import OpenShards
-from batchyard.batch_runner.pool import Member
 from batchyard.batch_runner.retry import Failure
 from batchyard.batch_runner.segments import ERROR_KINDS, OUTPUT_KINDS
 from batchyard.batch_runner.settings import RunnerSettings

@@ -4,89 +4,28 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from batchyard.batch_runner.allowance import Allowance
 from batchyard.batch_runner.breaker import Breaker, BreakerRules
 from batchyard.batch_runner.fairness import Claim, FairQueue, Share
 from batchyard.batch_runner.flight import Flights
+from batchyard.batch_runner.health_watch import HealthWatch
+from batchyard.batch_runner.member import Member
 from batchyard.batch_runner.priority import PriorityProbe
 from batchyard.batch_runner.segments import Kind
 from batchyard.batch_runner.steering import Steering
-from batchyard.batch_runner.upstream import Health, Upstream
-from batchyard.batch_runner.verdict import Reason
+from batchyard.batch_runner.upstream import Upstream
 from batchyard.common.clock import Clock
 from batchyard.common.config import Deployment
 from batchyard.common.logs import get_logger
-from batchyard.common.tasks import end
 
-_FIRST_PROBE = 0.1
-_UNWELL_PATIENCE = 15.0  # seconds after which one that answers, but says that it is unwell, is tried all the same
 _LEAST_WAIT = 0.001
 _log = get_logger(__name__)
 
 
 class PoolRetired(Exception):
     """The pool is no longer configured: it hands out no more places."""
-
-
-@dataclass(slots=True)
-class Member:
-    """One deployment as this process sees it.
-
-    Attributes:
-        ceiling: Requests in flight at most, whatever it seems to take.
-        limit: Requests in flight at most for now.
-        flights: What is in flight, and what has been.
-        steering: How the limit is found; None if it is not looked for.
-        queue: Requests, of whomever, that waited there when it was last looked at.
-        breaker: Whether it is sent requests, from what became of those before.
-        priority: Whether it takes one.
-        rests_until: Monotonic second until which nothing is sent because the server asked for it.
-        is_tried: Whether it was sent a request though it says that it is unwell.
-        trusts_health: Whether what `/health` says is believed; not once requests were answered in spite of it.
-        cuts: How often the limit was lowered, by reason.
-        removed: Whether it has left the configuration; what is in flight ends as it may.
-    """
-
-    deployment: Deployment
-    ceiling: int
-    limit: int
-    flights: Flights
-    breaker: Breaker
-    steering: Steering | None = None
-    in_flight: int = 0
-    queue: float = 0.0
-    priority: PriorityProbe = field(default_factory=PriorityProbe)
-    rests_until: float = 0.0
-    is_tried: bool = False
-    trusts_health: bool = True
-    removed: bool = False
-    cuts: Counter[Reason] = field(default_factory=Counter)
-    probe: asyncio.Task[Health] | None = field(default=None, repr=False)
-
-    @property
-    def down(self) -> bool:
-        """Whether it does not answer; nothing is sent until a probe says otherwise."""
-        return self.breaker.is_down
-
-    def is_open(self, now: float) -> bool:
-        return self.opens_in(now) == 0.0
-
-    def opens_in(self, now: float) -> float | None:
-        """Seconds after which it may be sent something, as far as that is a matter of time; 0 for now, else None."""
-        if self.in_flight >= self.limit:
-            return None
-        wait = self.breaker.closed_for(now)
-        if wait is None:
-            return None
-        allowance = self.flights.allowance
-        allowed = 0.0 if allowance.is_unlimited else allowance.closed_for(now)
-        return max(wait, allowed, self.rests_until - now)
-
-    @property
-    def load(self) -> float:
-        return (self.in_flight + self.queue) / self.deployment.weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +48,7 @@ class Pool:
         breaker_rules: When a deployment that fails is left alone, and for how long.
 
     Attributes:
+        health: Who is asked whether a deployment is alive.
         results: How many lines have come to what here.
     """
 
@@ -129,15 +69,13 @@ class Pool:
         self.is_retired = False
         self.results: Counter[Kind] = Counter()
         self._default_limit = default_limit
-        self._upstream = upstream
         self._clock = clock
-        self._probe_interval = probe_interval
         self._start_limit = start_limit
         self._breaker_rules = breaker_rules or BreakerRules()
         self._opening: asyncio.TimerHandle | None = None
         self._waiters: FairQueue[_Waiter] = FairQueue(head_start)
         self._nobody = FairQueue[_Waiter](0).open("", "")
-        self._watches: dict[asyncio.Task[None], Member] = {}
+        self.health = HealthWatch(name, upstream, clock, probe_interval, self._wake)
         self.update(deployments)
 
     def update(self, deployments: Sequence[Deployment]) -> None:
@@ -151,9 +89,7 @@ class Pool:
             members.append(member)
         for member in before.values():
             member.removed = True
-        for watch, member in self._watches.items():
-            if member.removed:
-                watch.cancel()
+        self.health.end_for_removed()
         self.members = members
         self._wake()
 
@@ -265,60 +201,10 @@ class Pool:
         """Send nothing to a deployment for a while: it said that it has too much to do."""
         member.rests_until = max(member.rests_until, self._clock.monotonic() + seconds)
 
-    async def confirm_alive(self, member: Member) -> bool:
-        """Ask a deployment that has just failed whether it is alive; all who ask at once share one question.
-
-        A deployment that is not is set aside, and watched until it is back.
-        """
-        if member.down or member.removed:
-            return False
-        if member.probe is None:
-            member.probe = asyncio.create_task(self._upstream.health(member.deployment))
-            member.probe.add_done_callback(lambda _: setattr(member, "probe", None))
-        health = await asyncio.shield(member.probe)
-        if health is Health.ALIVE or (health is Health.UNWELL and not member.trusts_health):
-            return True
-        self.set_aside(member)
-        return False
-
-    def set_aside(self, member: Member) -> None:
-        """A deployment is down: watch it until it answers again."""
-        if member.down or member.removed:
-            return
-        member.breaker.trip(self._clock.monotonic())
-        member.is_tried = False
-        _log.warning("deployment.down", deployment=member.deployment.id, pool=self.name)
-        watch = asyncio.create_task(self._watch(member))
-        self._watches[watch] = member
-        watch.add_done_callback(self._watches.pop)
-
     async def close(self) -> None:
         if self._opening is not None:
             self._opening.cancel()
-        probes = [member.probe for member in self.members if member.probe is not None]
-        await end((*self._watches, *probes))
-
-    async def _watch(self, member: Member) -> None:
-        """Ask a deployment that is down how it is until requests may be sent to it. One that says all along that it is
-        unwell gets one request after a while: what answers `/health` need not be what answers requests."""
-        began, delay = self._clock.monotonic(), _FIRST_PROBE
-        while True:
-            await asyncio.sleep(delay)
-            health = await self._upstream.health(member.deployment)
-            now = self._clock.monotonic()
-            if health is Health.ALIVE:
-                member.trusts_health = True
-                member.priority = PriorityProbe()  # it may have been started otherwise
-                member.breaker.answers(now)
-                _log.info("deployment.up", deployment=member.deployment.id, pool=self.name)
-                break
-            if health is Health.UNWELL and now - began >= _UNWELL_PATIENCE:
-                member.is_tried = True
-                member.breaker.answers(now, probes=1)
-                _log.info("deployment.tried", deployment=member.deployment.id, pool=self.name)
-                break
-            delay = min(delay * 2, self._probe_interval)
-        self._wake()
+        await self.health.close(self.members)
 
     def _choose(self, avoid: Member | None = None) -> Member | None:
         now = self._clock.monotonic()

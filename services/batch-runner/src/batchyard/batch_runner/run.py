@@ -11,9 +11,10 @@ from batchyard.batch_runner.fairness import Claim
 from batchyard.batch_runner.journal import Journal
 from batchyard.batch_runner.line_queue import LineQueue
 from batchyard.batch_runner.lines import LineError, unanswered_line
+from batchyard.batch_runner.member import Member
 from batchyard.batch_runner.outcome import ShardOutcome
 from batchyard.batch_runner.pauses import Pause
-from batchyard.batch_runner.pool import Member, Pool, PoolRetired
+from batchyard.batch_runner.pool import Pool, PoolRetired
 from batchyard.batch_runner.segments import Kind, Result
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.shard_input import ShardInput, numbered_requests
