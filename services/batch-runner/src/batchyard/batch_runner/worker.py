@@ -11,6 +11,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_ji
 from batchyard.batch_runner.attempt import Attempts
 from batchyard.batch_runner.batch import BatchRecord
 from batchyard.batch_runner.batch_store import BatchStore
+from batchyard.batch_runner.caution import Caution
 from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.native.run import NativeRun
 from batchyard.batch_runner.native.servers import NativeServers
@@ -36,9 +37,6 @@ T = TypeVar("T")
 
 _LOOK_SECONDS = 3.0
 _UNCONFIGURED_SECONDS = 1.0
-_STARTS_BEFORE_CAUTION = 3
-_STARTS_BEFORE_GIVING_UP = 12
-_CAUGHT_BEFORE_GIVING_UP = 3
 _log = get_logger(__name__)
 
 
@@ -59,7 +57,6 @@ class Worker:
         self._store = store
         self._fleet = fleet
         self._natives = natives
-        self._attempts = attempts
         self._settings = settings
         self._clock = clock
         self._running: dict[str, set[ShardRun | NativeRun]] = {}
@@ -67,7 +64,7 @@ class Worker:
         self._records: dict[str, BatchRecord] = {}
         self._paces = Paces()
         self.open_shards = OpenShards(settings)
-        self._caution = asyncio.Lock()
+        self._caution = Caution(store, attempts)
         self._shutting_down = False
 
     async def handle(self, data: bytes) -> Done | Later:
@@ -193,17 +190,11 @@ class Worker:
     async def _run_entered(self, record: BatchRecord, run: ShardRun, pool: Pool) -> Done | Later:
         shard = run.shard
         await run.recover()
-        begun = await self._before(record, shard, run)
+        begun = await self._caution.before(record, run)
         try:
-            if begun.starts < _STARTS_BEFORE_CAUTION:
-                await self._begin(record, shard, begun)
-                await run.execute(self._attempts, pool)
-            else:
-                async with self._caution:
-                    await self._begin(record, shard, begun)
-                    await self._execute_with_caution(record, shard, run, pool, begun)
+            await self._caution.execute(record, run, pool, begun)
         except (ServiceUnavailable, ObjectStoreUnavailable):
-            await self._end_unharmed(record, shard, begun)
+            await self._caution.end_unharmed(record, shard, begun)
             raise
         if run.stopped is Stop.SUPERSEDED:
             _log.info("shard.settled_by_another", batch=record.raw_id, shard=shard)
@@ -211,7 +202,8 @@ class Worker:
         if run.stopped is Stop.SHUTDOWN or (run.stopped is Stop.WITHDRAWN and not run.is_complete):
             await run.checkpoint()
             # What it has made durable is told as well, or counts that clients have seen would fall.
-            await self._end_unharmed(record, shard, run.progress if run.progress.results > begun.results else begun)
+            told = run.progress if run.progress.results > begun.results else begun
+            await self._caution.end_unharmed(record, shard, told)
             _log.info("shard.handed_back", batch=record.raw_id, shard=shard)
             return Later(0)
         return await self._settle(record, run)
@@ -231,48 +223,6 @@ class Worker:
 
     async def _is_handed_in(self, record: BatchRecord, shard: int) -> bool:
         return record.is_settled(shard) or await self._store.outcome(record, shard) is not None
-
-    async def _before(self, record: BatchRecord, shard: int, run: ShardRun) -> ShardProgress:
-        """What earlier runs of the shard came to: those that made something durable speak for it."""
-        before = await self._store.progress(record, shard) or ShardProgress()
-        if run.progress.results > before.results:
-            return run.progress
-        return run.progress.model_copy(
-            update={"starts": before.starts, "suspect": before.suspect, "caught": before.caught}
-        )
-
-    async def _begin(self, record: BatchRecord, shard: int, before: ShardProgress) -> None:
-        """Note that a runner has begun on the shard: if it is lost, the next one sees that it was not the first."""
-        await self._store.report_progress(record, shard, before.model_copy(update={"starts": before.starts + 1}))
-
-    async def _end_unharmed(self, record: BatchRecord, shard: int, before: ShardProgress) -> None:
-        """This runner leaves the shard alive: its start does not speak against the shard."""
-
-        def forgiven(told: ShardProgress) -> ShardProgress:
-            if told.starts == 0:  # something has become durable since
-                return told
-            return told.model_copy(update={"starts": before.starts, "suspect": before.suspect, "caught": before.caught})
-
-        with suppress(ServiceUnavailable):
-            await self._store.amend_progress(record, shard, forgiven)
-
-    async def _execute_with_caution(
-        self, record: BatchRecord, shard: int, run: ShardRun, pool: Pool, before: ShardProgress
-    ) -> None:
-        """Runners were lost over this shard, or beside it: run its lines one by one, and no other suspected shard
-        meanwhile, until the line is found that does it."""
-        _log.warning("shard.suspected", batch=record.raw_id, shard=shard, starts=before.starts, line=before.suspect)
-        if before.caught >= _CAUGHT_BEFORE_GIVING_UP:
-            await run.give_up(before.suspect, before.caught)
-        elif before.starts >= _STARTS_BEFORE_GIVING_UP:
-            await run.give_up(None, before.starts)
-
-        async def note(progress: ShardProgress, line: int) -> None:
-            caught = before.caught + 1 if line == before.suspect else 1
-            told = progress.model_copy(update={"starts": before.starts + 1, "suspect": line, "caught": caught})
-            await self._store.report_progress(record, shard, told)
-
-        await run.execute_singly(self._attempts, pool, note)
 
     async def _settle(self, record: BatchRecord, run: ShardRun | NativeRun) -> Done:
         """Hand in what the shard came to. An outage is waited out here: what is in memory alone would otherwise have
