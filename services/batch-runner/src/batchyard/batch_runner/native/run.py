@@ -5,32 +5,30 @@ and not been noted is found at the server: no second batch is made of one.
 """
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from contextlib import aclosing
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 from batchyard.batch_runner.batch import BatchRecord
-from batchyard.batch_runner.batch_store import BatchStore
-from batchyard.batch_runner.native.api import NativeApi, NotAnswering, Refused, Seen
+from batchyard.batch_runner.native.api import NotAnswering, Refused, Seen
 from batchyard.batch_runner.native.collect import Collection, in_our_lines
-from batchyard.batch_runner.native.documents import UpstreamBatch, UpstreamFile
+from batchyard.batch_runner.native.documents import UpstreamBatch
+from batchyard.batch_runner.native.notes import Notes
 from batchyard.batch_runner.native.outcome import missing, write_parts
 from batchyard.batch_runner.native.patience import GROWTH, Patience
-from batchyard.batch_runner.native.upload import upstream_input
+from batchyard.batch_runner.native.start import Start
+from batchyard.batch_runner.native.tools import NativeTools
 from batchyard.batch_runner.native_note import NativeNote
 from batchyard.batch_runner.outcome import ShardOutcome
 from batchyard.batch_runner.pauses import Pause
 from batchyard.batch_runner.segments import Kind
-from batchyard.batch_runner.settings import MIB, RunnerSettings
+from batchyard.batch_runner.settings import MIB
 from batchyard.batch_runner.shard_input import ShardInput
 from batchyard.batch_runner.stop import NOT_RUN, Stop
 from batchyard.batch_runner.tally import ShardProgress
-from batchyard.batch_runner.transitions import IllegalTransition, noted
 from batchyard.common.config import Deployment
-from batchyard.common.contracts.batches import BatchProblem, BatchStatus, Usage
+from batchyard.common.contracts.batches import BatchProblem, Usage
 from batchyard.common.crash import crash_point
 from batchyard.common.logs import get_logger
 from batchyard.common.tasks import end
@@ -38,23 +36,6 @@ from batchyard.common.tasks import end
 _LOST_AFTER = 5
 _QUICK_POLL = 0.5
 _log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class NativeTools:
-    """What every run needs. `uploads` and `fetches` bound what is sent and fetched at a time, and so the memory."""
-
-    store: BatchStore
-    api: NativeApi
-    settings: RunnerSettings
-    rng: random.Random
-    uploads: asyncio.Semaphore
-    fetches: asyncio.Semaphore
-
-
-def upload_name(raw_id: str) -> str:
-    """The name of the server's input file: its owner sees whose it is."""
-    return f"{raw_id}.jsonl"
 
 
 class NativeRun:
@@ -73,12 +54,13 @@ class NativeRun:
         on_checkpoint: Callable[[ShardProgress], Awaitable[None]],
         pause: Pause | None = None,
     ) -> None:
-        self._pause = pause
         self._tools = tools
-        self._record = record
+        self._batch = record.raw_id
         self._shard = shard
         self._find_deployment = find_deployment
         self._patience = Patience(record.raw_id, shard.model_names, tools.settings, tools.rng, on_checkpoint)
+        self._notes = Notes(tools.store, record, partial(self.stop, Stop.SUPERSEDED))
+        self._start = Start(tools, record.raw_id, shard, self._notes, self._patience, pause)
         self.shard = shard.shard
         self._seen: Seen | None = None
         self._is_lost = False
@@ -104,7 +86,7 @@ class NativeRun:
 
     async def recover(self) -> None:
         """Go on from what an earlier run has told; all else is found at the server."""
-        before = await self._tools.store.progress(self._record, self.shard)
+        before = await self._tools.store.progress(self._notes.record, self.shard)
         self._patience.progress = before or self._patience.progress
 
     async def execute(self) -> None:
@@ -130,7 +112,7 @@ class NativeRun:
             completed=by_kind[Kind.COMPLETED],
             failed=by_kind[Kind.FAILED],
             not_run=by_kind[Kind.NOT_RUN],
-            usage_by_deployment={self._note.deployment: usage} if usage != Usage() else {},
+            usage_by_deployment={self._notes.known.deployment: usage} if usage != Usage() else {},
             output_key=parts.output_key,
             error_key=parts.error_key,
             problems=self._problems,
@@ -139,11 +121,6 @@ class NativeRun:
     @property
     def progress(self) -> ShardProgress:
         return self._patience.progress
-
-    @property
-    def _note(self) -> NativeNote:
-        assert self._record.native is not None, "a batch that no server runs whole"
-        return self._record.native
 
     async def _drive_until_stopped(self) -> None:
         driving = asyncio.create_task(self._drive())
@@ -160,12 +137,12 @@ class NativeRun:
     async def _drive(self) -> None:
         deployment = await self._deployment()
         try:
-            await self._upload(deployment)
+            await self._start.upload(deployment)
             await self._run_there(deployment)
         except Refused as error:
             refusal = error.refusal
             self._problems = (BatchProblem(code=refusal.code, message=_refusal(error), param=refusal.param),)
-            _log.warning("native.refused", batch=self._record.raw_id, reason=str(error))
+            _log.warning("native.refused", batch=self._batch, reason=str(error))
             return
         await self._collect(deployment)
         crash_point("native.collected")
@@ -177,87 +154,22 @@ class NativeRun:
             await asyncio.sleep(self._tools.settings.native_poll_first)
         return deployment
 
-    async def _unpaused(self) -> None:
-        if self._pause is not None:
-            await self._pause.over()
-
-    async def _upload(self, deployment: Deployment) -> None:
-        if self._note.file_id is None:
-            await self._unpaused()
-        await self._amend(NativeNote.uploading)
-        if self._note.file_id is not None:
-            return
-        name, model = upload_name(self._record.raw_id), deployment.name_for(self._shard.model or "")
-
-        async def upload() -> UpstreamFile:
-            async with self._tools.uploads:
-                content = upstream_input(self._tools.store.objects, self._shard, model)
-                return await self._tools.api.upload(deployment, name, content)
-
-        file = await self._patience.ask(upload)
-        crash_point("native.uploaded")
-        await self._amend(lambda note: note.with_file(file.id, int(file.created_at or 0)))
-        if self._note.file_id != file.id:  # a run that was thought dead was faster
-            with suppress(NotAnswering, Refused):
-                await self._tools.api.delete_file(deployment, file.id)
-        crash_point("native.input_noted")
-
     async def _run_there(self, deployment: Deployment) -> None:
         """Have the server run the batch; one that has too much to do for now is asked again."""
         first, cap = self._tools.settings.native_poll_first, self._tools.settings.native_poll_cap
         while True:
-            if self._note.batch_id is None:
-                await self._unpaused()
-            await self._create(deployment)
+            await self._start.create(deployment)
             await self._follow(deployment, first, cap)
             if self._seen is None or not self._seen.batch.is_turned_away:
                 return
             batch_id, self._seen = self._seen.batch.id, None
-            _log.info("native.turned_away", batch=self._record.raw_id, upstream=batch_id)
+            _log.info("native.turned_away", batch=self._batch, upstream=batch_id)
             await self._patience.pause(cap, None)
-            await self._amend(partial(NativeNote.without_batch, batch_id=batch_id))
-
-    async def _create(self, deployment: Deployment) -> None:
-        if self._note.batch_id is not None:
-            return
-
-        async def create() -> UpstreamBatch:
-            found = await self._find(deployment)
-            if found is not None:
-                return found
-            if not await self._is_wanted():
-                await _until_ended()
-            assert self._note.file_id is not None
-            raw_id, endpoint = self._record.raw_id, self._record.endpoint
-            return await self._tools.api.create(
-                deployment, raw_id, self._note.file_id, endpoint, self._note.turned_away
-            )
-
-        batch = await self._patience.ask(create)
-        crash_point("native.created")
-        await self._amend(lambda note: note.with_batch(batch.id))
-        if self._note.batch_id != batch.id:
-            with suppress(NotAnswering, Refused):
-                await self._tools.api.cancel(deployment, batch.id)
-        _log.info("native.created", batch=self._record.raw_id, deployment=deployment.id, upstream=self._note.batch_id)
-        crash_point("native.batch_noted")
-
-    async def _find(self, deployment: Deployment) -> UpstreamBatch | None:
-        """The server's batch, where an earlier run may have created one that it did not live to note."""
-        try:
-            return await self._tools.api.find(deployment, self._record.raw_id, self._note.file_created_at)
-        except Refused as error:
-            _log.warning("native.not_listed", batch=self._record.raw_id, reason=str(error))
-            return None
-
-    async def _is_wanted(self) -> bool:
-        """Whether the batch still runs: nothing is begun for one that ends."""
-        record = await self._tools.store.get(self._record.tenant, self._record.raw_id)
-        return record is not None and record.status is BatchStatus.IN_PROGRESS
+            await self._notes.amend(partial(NativeNote.without_batch, batch_id=batch_id))
 
     async def _follow(self, deployment: Deployment, first: float, cap: float) -> None:
         """Ask until the server's batch is over, or the server has forgotten it."""
-        batch_id = self._note.batch_id
+        batch_id = self._notes.known.batch_id
         assert batch_id is not None
         delay, missed, status = first, 0, ""
         while missed < _LOST_AFTER:
@@ -265,7 +177,7 @@ class NativeRun:
                 seen = await self._patience.ask(lambda: self._tools.api.batch(deployment, batch_id))
             except Refused as error:
                 missed += 1
-                _log.warning("native.not_found", batch=self._record.raw_id, upstream=batch_id, reason=str(error))
+                _log.warning("native.not_found", batch=self._batch, upstream=batch_id, reason=str(error))
                 retry_after = None
             else:
                 missed, self._seen = 0, seen
@@ -314,16 +226,16 @@ class NativeRun:
                 except Refused as error:
                     if self._fetches < _LOST_AFTER:
                         raise NotAnswering(str(error)) from error
-                    _log.error("native.results_lost", batch=self._record.raw_id, file=file_id, reason=str(error))
+                    _log.error("native.results_lost", batch=self._batch, file=file_id, reason=str(error))
             await collection.store()
         if collection.foreign:
-            _log.warning("native.foreign_lines", batch=self._record.raw_id, lines=collection.foreign)
+            _log.warning("native.foreign_lines", batch=self._batch, lines=collection.foreign)
         return collection
 
     async def _wind_down(self) -> None:
         """Cancel the server's batch, and give it a grace to hand out what it had done."""
-        deployment, note = self._find_deployment(), self._note
-        if deployment is None or (note.file_id is None and not await self._has_begun()):
+        deployment, note = self._find_deployment(), self._notes.known
+        if deployment is None or (note.file_id is None and not await self._notes.has_begun()):
             return
         try:
             async with asyncio.timeout(self._tools.settings.native_cancel_grace):
@@ -331,57 +243,33 @@ class NativeRun:
                     return
                 await self._follow(deployment, _QUICK_POLL, _QUICK_POLL)
         except TimeoutError:
-            _log.warning("native.cancel_unfinished", batch=self._record.raw_id, upstream=self._note.batch_id)
+            _log.warning("native.cancel_unfinished", batch=self._batch, upstream=self._notes.known.batch_id)
             return
         except Refused as error:
-            _log.warning("native.cancel_refused", batch=self._record.raw_id, reason=str(error))
+            _log.warning("native.cancel_refused", batch=self._batch, reason=str(error))
             return
         try:
             await self._collect(deployment, patiently=False)
         except NotAnswering as error:
-            _log.warning("native.results_lost", batch=self._record.raw_id, reason=str(error))
-
-    async def _has_begun(self) -> bool:
-        """Whether the record, as it is by now, knows of anything at the server."""
-        record = await self._tools.store.get(self._record.tenant, self._record.raw_id)
-        if record is not None:
-            self._record = record
-        return self._note.file_id is not None
+            _log.warning("native.results_lost", batch=self._batch, reason=str(error))
 
     async def _cancel(self, deployment: Deployment) -> bool:
         """Stop the server's batch, if there is one."""
-        if self._note.batch_id is None:
-            found = await self._patience.ask(lambda: self._find(deployment))
+        if self._notes.known.batch_id is None:
+            found = await self._patience.ask(lambda: self._start.find(deployment))
             if found is None:
                 return False
-            await self._amend(lambda note: note.with_batch(found.id))
-        batch_id = self._note.batch_id
+            await self._notes.amend(lambda note: note.with_batch(found.id))
+        batch_id = self._notes.known.batch_id
         assert batch_id is not None
         await self._patience.ask(lambda: self._tools.api.cancel(deployment, batch_id))
         return True
-
-    async def _amend(self, note: Callable[[NativeNote], NativeNote]) -> None:
-        """Note something durably; what another run has noted before stays."""
-        record: BatchRecord | None = None
-        with suppress(IllegalTransition):
-            record = await self._tools.store.change(self._record, lambda current: noted(current, note))
-        if record is not None:
-            self._record = record
-        else:  # it is over: whoever ended it has handed it in
-            self.stop(Stop.SUPERSEDED)
-            await _until_ended()
 
     def _compare(self, usage: Usage) -> None:
         """The answers' own usage is what counts; that the server's account differs is worth a word."""
         theirs = self._seen.used.usage().total_tokens if self._seen and self._collection else 0
         if theirs and theirs != usage.total_tokens:
-            _log.warning("native.usage_differs", batch=self._record.raw_id, answers=usage.total_tokens, upstream=theirs)
-
-
-async def _until_ended() -> NoReturn:
-    """Wait for whoever ends this task."""
-    await asyncio.get_running_loop().create_future()
-    raise AssertionError("nobody sets it")
+            _log.warning("native.usage_differs", batch=self._batch, answers=usage.total_tokens, upstream=theirs)
 
 
 def _refusal(error: Refused) -> str:

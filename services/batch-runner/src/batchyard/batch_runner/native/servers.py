@@ -11,7 +11,9 @@ from batchyard.batch_runner.batch import BatchRecord
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.fleet import Fleet
 from batchyard.batch_runner.native.api import NativeApi, NotAnswering, Refused
-from batchyard.batch_runner.native.run import NativeRun, NativeTools, upload_name
+from batchyard.batch_runner.native.run import NativeRun
+from batchyard.batch_runner.native.start import upload_name
+from batchyard.batch_runner.native.tools import NativeTools
 from batchyard.batch_runner.native_note import NativeNote
 from batchyard.batch_runner.pauses import Pause
 from batchyard.batch_runner.settings import RunnerSettings
