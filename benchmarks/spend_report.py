@@ -34,8 +34,9 @@ from batchyard.billing.spend_days import SpendDays
 from batchyard.billing.spend_sums import SpendSums
 from batchyard.billing.tables import ledger_entries
 from batchyard.common.contracts.access import Limits
-from batchyard.common.contracts.batches import RequestCounts, Usage
+from batchyard.common.contracts.batches import RequestCounts
 from batchyard.common.contracts.billing import LedgerLine
+from batchyard.common.contracts.usage import Usage
 from batchyard.common.periods import Period
 from support.postgres import running_postgres
 

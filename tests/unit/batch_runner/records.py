@@ -5,7 +5,7 @@ from typing import Any
 from batchyard.batch_runner import transitions
 from batchyard.batch_runner.batch import BatchRecord
 from batchyard.batch_runner.outcome import ShardOutcome
-from batchyard.common.contracts.batches import Usage, Work
+from batchyard.common.contracts.usage import Usage, Work
 
 RAW_ID = "batch_" + "0" * 32
 USAGE = Usage.of(10, 2, 5, 1)

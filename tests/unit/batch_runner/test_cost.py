@@ -13,7 +13,8 @@ from batchyard.batch_runner.batch_views import to_batch, to_event
 from batchyard.batch_runner.outcome import ShardOutcome
 from batchyard.billing.charges import charges_for, work_of
 from batchyard.common.config import Config, Price
-from batchyard.common.contracts.batches import BatchStatus, Usage, Work
+from batchyard.common.contracts.batches import BatchStatus
+from batchyard.common.contracts.usage import Usage, Work
 from batchyard.common.pricing import Cost, cost_of_batch, price_batch
 
 from .records import new_record

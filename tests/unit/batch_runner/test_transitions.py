@@ -12,15 +12,8 @@ from batchyard.batch_runner.batch import BatchRecord, Ending
 from batchyard.batch_runner.batch_views import to_batch
 from batchyard.batch_runner.native_note import NativeNote
 from batchyard.batch_runner.transitions import IllegalTransition
-from batchyard.common.contracts.batches import (
-    MOST_WORK,
-    BatchProblem,
-    BatchStatus,
-    RequestCounts,
-    Usage,
-    Work,
-    added_work,
-)
+from batchyard.common.contracts.batches import BatchProblem, BatchStatus, RequestCounts
+from batchyard.common.contracts.usage import Usage
 from batchyard.common.errors import Conflict
 
 from .records import USAGE, in_progress, new_record, outcome
@@ -222,14 +215,6 @@ class Life(RuleBasedStateMachine):
 
 TestLife = Life.TestCase
 TestLife.settings = settings(max_examples=80, stateful_step_count=30)
-
-
-def test_a_batch_of_very_many_models_keeps_its_record_small() -> None:
-    many = [Work(model=f"m{number}", deployment="d", completed=1, busy_microseconds=2) for number in range(500)]
-    work = added_work(many[:300], many[300:], many)
-    assert len(work) <= MOST_WORK + 1
-    assert (sum(part.completed for part in work), sum(part.busy_microseconds for part in work)) == (1000, 2000)
-    assert added_work(reversed(work)) == work
 
 
 def test_a_record_from_before_there_was_work_is_read() -> None:

@@ -19,8 +19,9 @@ from batchyard.billing.spend_sums import SpendSums
 from batchyard.billing.subscriber import EventSubscriber
 from batchyard.common.clock import ManualClock
 from batchyard.common.config import Config, Deployment, Price
-from batchyard.common.contracts.batches import Batch, BatchStatus, RequestCounts, Usage
+from batchyard.common.contracts.batches import Batch, BatchStatus, RequestCounts
 from batchyard.common.contracts.events import BatchEvent
+from batchyard.common.contracts.usage import Usage
 from batchyard.common.ids import encode_id, new_raw_id
 from batchyard.common.messaging.topology import Consumer, billing_consumer
 from batchyard.common.service import Messaging

@@ -21,7 +21,7 @@ from batchyard.billing.server_time_store import ServerTimeStore
 from batchyard.common.clock import ManualClock
 from batchyard.common.config import Alias, BatchMode, Config, Price
 from batchyard.common.contracts.access import ALL_TENANTS, Limits, Team
-from batchyard.common.contracts.batches import BatchStatus, Usage, Work
+from batchyard.common.contracts.batches import BatchStatus
 from batchyard.common.contracts.budgets import (
     BudgetReport,
     GetBudgets,
@@ -31,6 +31,7 @@ from batchyard.common.contracts.budgets import (
     ReserveBudget,
     SpentScope,
 )
+from batchyard.common.contracts.usage import Usage, Work
 from batchyard.common.errors import PermissionDenied, QuotaExceeded
 from batchyard.common.messaging.mirror import Mirror
 from batchyard.common.messaging.records import Entry

@@ -20,9 +20,10 @@ from batchyard.billing.ledger_store import LedgerStore
 from batchyard.billing.selection import Selection
 from batchyard.common.clock import ManualClock
 from batchyard.common.config import Config, Price
-from batchyard.common.contracts.batches import BatchStatus, RequestCounts, Usage
+from batchyard.common.contracts.batches import BatchStatus, RequestCounts
 from batchyard.common.contracts.billing import GetSpend, GroupBy, LedgerLine, SummarizeSpend
 from batchyard.common.contracts.events import BatchEvent
+from batchyard.common.contracts.usage import Usage
 from batchyard.common.errors import InvalidRequest
 
 DAY = 86_400

@@ -16,8 +16,8 @@ from batchyard.billing.price_book import PriceVersion, config_of, digest_of, doc
 from batchyard.common.clock import ManualClock
 from batchyard.common.config import Alias, Config, Price
 from batchyard.common.contracts.access import ALL_TENANTS
-from batchyard.common.contracts.batches import Usage
 from batchyard.common.contracts.billing import GetSpend, ListPrices
+from batchyard.common.contracts.usage import Usage
 
 DEARER = Config(deployments=(deployment("one", Price(Decimal(1), Decimal(1))),), batch_discount=Decimal("0.5"))
 USED = {"one": Usage.of(1, 0, 1, 0)}

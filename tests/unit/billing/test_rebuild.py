@@ -24,9 +24,10 @@ from batchyard.billing.spend_days import SpendDays
 from batchyard.common.clock import ManualClock
 from batchyard.common.config import Config, Price
 from batchyard.common.contracts.access import ALL_TENANTS
-from batchyard.common.contracts.batches import BatchStatus, Usage, Work
+from batchyard.common.contracts.batches import BatchStatus
 from batchyard.common.contracts.billing import AdjustSpend, SummarizeSpend
 from batchyard.common.contracts.events import BatchEvent
+from batchyard.common.contracts.usage import Usage, Work
 from batchyard.common.crash import VARIABLE
 from batchyard.common.errors import ConfigurationError
 from batchyard.common.messaging.topology import EVENTS

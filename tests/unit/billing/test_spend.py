@@ -15,9 +15,10 @@ from batchyard.billing.spend_days import SpendDays
 from batchyard.common.clock import ManualClock
 from batchyard.common.config import Alias, Config, Price
 from batchyard.common.contracts.access import ALL_TENANTS
-from batchyard.common.contracts.batches import RequestCounts, Usage, Work
+from batchyard.common.contracts.batches import RequestCounts
 from batchyard.common.contracts.billing import AdjustSpend, GetSpend, SummarizeSpend
 from batchyard.common.contracts.events import BatchEvent
+from batchyard.common.contracts.usage import Usage, Work
 from batchyard.common.errors import Conflict, NotFound, PermissionDenied
 
 COST = Decimal("0.00078")

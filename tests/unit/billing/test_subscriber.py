@@ -21,8 +21,9 @@ from batchyard.billing.ledger_store import LedgerStore
 from batchyard.billing.price_book import PriceVersion
 from batchyard.common import subjects
 from batchyard.common.clock import ManualClock
-from batchyard.common.contracts.batches import BatchStatus, Usage
+from batchyard.common.contracts.batches import BatchStatus
 from batchyard.common.contracts.billing import GetSpend, SummarizeSpend
+from batchyard.common.contracts.usage import Usage
 from batchyard.common.messaging.topology import Consumer, billing_consumer, declare_consumer
 from batchyard.common.service import Messaging, open_messaging
 from batchyard.common.settings import Settings

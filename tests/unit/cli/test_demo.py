@@ -15,8 +15,9 @@ from batchyard.cli.demo_server import ModelServer, model_server, sim_settings
 from batchyard.cli.failures import Failure
 from batchyard.cli.requests_file import prepare, questions
 from batchyard.common.config import load_config
-from batchyard.common.contracts.batches import Batch, BatchErrors, BatchProblem, BatchStatus, RequestCounts, Usage
+from batchyard.common.contracts.batches import Batch, BatchErrors, BatchProblem, BatchStatus, RequestCounts
 from batchyard.common.contracts.billing import LedgerLine
+from batchyard.common.contracts.usage import Usage
 from batchyard.vllm_sim.settings import SimSettings
 from batchyard.vllm_sim.testing import running_sim
 

@@ -15,9 +15,10 @@ from pydantic import ValidationError
 
 from batchyard.common.contracts import batches, billing, files, health, models, uploads
 from batchyard.common.contracts.base import Command, Reply
-from batchyard.common.contracts.batches import Batch, BatchErrors, BatchProblem, BatchStatus, RequestCounts, Usage
+from batchyard.common.contracts.batches import Batch, BatchErrors, BatchProblem, BatchStatus, RequestCounts
 from batchyard.common.contracts.events import BatchEvent
 from batchyard.common.contracts.files import CreateFile, ExpiresAfter, File, GetFile, ListFiles, Purpose
+from batchyard.common.contracts.usage import Usage
 from batchyard.common.errors import NotFound
 from batchyard.common.messaging.permissions import COMMAND_OWNERS
 from batchyard.common.subjects import EventSubject, parse_event

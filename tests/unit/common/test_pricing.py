@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from unit.billing.ends import deployment
 
 from batchyard.common.config import ANY_MODEL, Config, Price
-from batchyard.common.contracts.batches import Usage, Work
+from batchyard.common.contracts.usage import Usage, Work
 from batchyard.common.money import UNIT
 from batchyard.common.pricing import Priced, Rates, cost_of, price_batch, rates_of
 

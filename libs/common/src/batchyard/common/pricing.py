@@ -13,7 +13,7 @@ from decimal import Decimal, localcontext
 from fractions import Fraction
 
 from batchyard.common.config import Config, Deployment, Price
-from batchyard.common.contracts.batches import Usage, Work
+from batchyard.common.contracts.usage import Usage, Work
 from batchyard.common.money import EXACT, rounded
 
 _NOTHING = Decimal(0)

@@ -13,8 +13,9 @@ from batchyard.batch_runner import ranges
 from batchyard.batch_runner.estimate import Size
 from batchyard.batch_runner.native_note import NativeNote
 from batchyard.common.contracts.access import Limits
-from batchyard.common.contracts.batches import BatchProblem, BatchStatus, RequestCounts, Usage, Work
+from batchyard.common.contracts.batches import BatchProblem, BatchStatus, RequestCounts
 from batchyard.common.contracts.files import ExpiresAfter
+from batchyard.common.contracts.usage import Usage, Work
 from batchyard.common.ids import encode_id
 from batchyard.common.pricing import told_work
 from batchyard.common.subjects import encode_token

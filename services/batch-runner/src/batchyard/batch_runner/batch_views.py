@@ -1,8 +1,9 @@
 """What others are shown of a batch: the object that a client sees, and the facts that other services hear."""
 
 from batchyard.batch_runner.batch import BatchRecord
-from batchyard.common.contracts.batches import Batch, BatchErrors, BatchStatus, RequestCounts, Usage
+from batchyard.common.contracts.batches import Batch, BatchErrors, BatchStatus, RequestCounts
 from batchyard.common.contracts.events import BatchEvent
+from batchyard.common.contracts.usage import Usage
 from batchyard.common.pricing import Cost
 
 

@@ -23,9 +23,8 @@ from batchyard.common.contracts.batches import (
     GetBatch,
     ListBatches,
     RequestCounts,
-    Usage,
-    Work,
 )
+from batchyard.common.contracts.usage import Usage, Work
 from batchyard.common.crash import crash_point
 from batchyard.common.errors import InvalidRequest, NotFound, ServiceUnavailable
 from batchyard.common.ids import decode_id, is_raw_id, new_raw_id

@@ -13,8 +13,8 @@ from decimal import Decimal
 from batchyard.batch_runner.batch_store import BatchStore
 from batchyard.batch_runner.batches import Batches
 from batchyard.batch_runner.pauses import Pauses, Whose
-from batchyard.common.contracts.batches import Work, added_work
 from batchyard.common.contracts.budgets import Budget, GetBudgets, KeyLimits
+from batchyard.common.contracts.usage import Work, added_work
 from batchyard.common.errors import ApiError
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.commands import CommandClient

@@ -10,8 +10,8 @@ from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.upstream import Upstream
 from batchyard.common.clock import Clock
 from batchyard.common.config import Config, Deployment, is_pattern
-from batchyard.common.contracts.batches import Work
 from batchyard.common.contracts.models import Model, ModelList
+from batchyard.common.contracts.usage import Work
 from batchyard.common.pricing import Cost, cost_of_batch
 
 _MODELS_FRESH = 15.0

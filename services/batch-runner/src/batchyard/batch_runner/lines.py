@@ -5,7 +5,7 @@ A line is touched as few times as possible: the body stays the bytes the client 
 
 import msgspec
 
-from batchyard.common.contracts.batches import Usage
+from batchyard.common.contracts.usage import Usage
 
 BLANK = b" \t\r\n\x0b\x0c"
 _MOST_TOKENS = 2**53

@@ -2,7 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from batchyard.common.contracts.batches import BatchProblem, Usage, Work
+from batchyard.common.contracts.batches import BatchProblem
+from batchyard.common.contracts.usage import Usage, Work
 
 
 class ShardOutcome(BaseModel):

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from batchyard.batch_runner.lines import Tokens
 from batchyard.batch_runner.segments import Kind, Result
-from batchyard.common.contracts.batches import Usage, Work, added_work
+from batchyard.common.contracts.usage import Usage, Work, added_work
 
 
 class ShardProgress(BaseModel):

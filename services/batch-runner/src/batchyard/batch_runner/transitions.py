@@ -16,7 +16,8 @@ from batchyard.batch_runner.batch import BatchRecord, Ending
 from batchyard.batch_runner.estimate import Size
 from batchyard.batch_runner.native_note import NativeNote
 from batchyard.batch_runner.outcome import ShardOutcome
-from batchyard.common.contracts.batches import BatchProblem, BatchStatus, Usage, added_work
+from batchyard.common.contracts.batches import BatchProblem, BatchStatus
+from batchyard.common.contracts.usage import Usage, added_work
 from batchyard.common.errors import Conflict
 from batchyard.common.pricing import Cost
 

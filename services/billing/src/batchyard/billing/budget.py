@@ -7,8 +7,8 @@ from decimal import Decimal, localcontext
 from batchyard.billing.server_time import ServerTime
 from batchyard.common.config import BatchMode, Config, Deployment
 from batchyard.common.contracts.access import Limits
-from batchyard.common.contracts.batches import Usage
 from batchyard.common.contracts.budgets import Budget
+from batchyard.common.contracts.usage import Usage
 from batchyard.common.money import EXACT, MOST, rounded
 from batchyard.common.periods import Period, period_or_ever
 from batchyard.common.pricing import cost_of, rates_of

@@ -25,7 +25,7 @@ from batchyard.billing.server_time_store import ServerTimeStore
 from batchyard.common.clock import Clock
 from batchyard.common.config import Config
 from batchyard.common.contracts.access import ALL_TENANTS, Limits
-from batchyard.common.contracts.batches import BatchStatus, GetBatch, Usage
+from batchyard.common.contracts.batches import BatchStatus, GetBatch
 from batchyard.common.contracts.budgets import (
     Budget,
     BudgetReport,
@@ -36,6 +36,7 @@ from batchyard.common.contracts.budgets import (
     SpentReport,
 )
 from batchyard.common.contracts.events import BudgetEvent
+from batchyard.common.contracts.usage import Usage
 from batchyard.common.errors import NotFound, PermissionDenied, QuotaExceeded
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.commands import CommandClient

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from decimal import Decimal
 
 from batchyard.billing.entry import LedgerEntry, PriceSnapshot, charge_id
-from batchyard.common.contracts.batches import Batch, BatchStatus, RequestCounts, Usage, Work
+from batchyard.common.contracts.batches import Batch, BatchStatus, RequestCounts
 from batchyard.common.contracts.billing import LedgerLine
 from batchyard.common.contracts.events import BatchEvent
+from batchyard.common.contracts.usage import Usage, Work
 from batchyard.common.money import MOST
 from batchyard.common.pricing import Charge, Priced, told_work
 

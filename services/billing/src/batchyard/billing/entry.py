@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from batchyard.common.contracts.batches import Usage
 from batchyard.common.contracts.billing import LedgerLine
+from batchyard.common.contracts.usage import Usage
 
 PriceSnapshot = Mapping[str, str | None]
 """The prices used on one deployment, as decimal strings: `priced_as`, `input`, `cached`, `output`, `second`, `hour`,

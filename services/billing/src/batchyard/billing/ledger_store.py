@@ -16,8 +16,9 @@ from batchyard.billing.price_book import PriceVersion, next_version
 from batchyard.billing.selection import Selection, conditions
 from batchyard.billing.tables import ledger_entries as table
 from batchyard.billing.tables import price_versions
-from batchyard.common.contracts.batches import RequestCounts, Usage
+from batchyard.common.contracts.batches import RequestCounts
 from batchyard.common.contracts.billing import LedgerLine
+from batchyard.common.contracts.usage import Usage
 
 _AT_ONCE = 1000
 _INSERT: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from batchyard.common.contracts.batches import Usage
+from batchyard.common.contracts.usage import Usage
 
 _INPUT_SHARE = Fraction(1, 4)
 _ASSUMED_SECONDS = 60

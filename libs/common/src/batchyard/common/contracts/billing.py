@@ -9,7 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, Field
 
 from batchyard.common.contracts.base import Command, Contract
-from batchyard.common.contracts.batches import RequestCounts, Usage
+from batchyard.common.contracts.batches import RequestCounts
+from batchyard.common.contracts.usage import Usage
 
 SPEND_PAGE_MAX = 1000
 LARGEST_ADJUSTMENT = 1_000_000

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from batchyard.common.contracts.access import Limits
 from batchyard.common.contracts.base import Command, Contract
-from batchyard.common.contracts.batches import Work
+from batchyard.common.contracts.usage import Work
 
 SPENT_MAX = 100
 

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from batchyard.common import subjects
 from batchyard.common.contracts.base import Command, Contract
-from batchyard.common.contracts.batches import Batch, BatchStatus, RequestCounts, Usage, Work
+from batchyard.common.contracts.batches import Batch, BatchStatus, RequestCounts
+from batchyard.common.contracts.usage import Usage, Work
 
 EVENT_LIST_MAX = 256
 _VERSION = 1

@@ -10,7 +10,8 @@ from batchyard.batch_runner.native.documents import read_result
 from batchyard.batch_runner.plan import raw_lines
 from batchyard.batch_runner.segments import Kind, Result, encode_result, merged
 from batchyard.batch_runner.shard_input import ShardInput, numbered_requests
-from batchyard.common.contracts.batches import BatchProblem, Usage
+from batchyard.common.contracts.batches import BatchProblem
+from batchyard.common.contracts.usage import Usage
 from batchyard.common.objects import ObjectStore
 from batchyard.common.result_lines import request_id
 

@@ -28,7 +28,8 @@ from batchyard.batch_runner.shard_input import ShardInput
 from batchyard.batch_runner.stop import NOT_RUN, Stop
 from batchyard.batch_runner.tally import ShardProgress
 from batchyard.common.config import Deployment
-from batchyard.common.contracts.batches import BatchProblem, Usage
+from batchyard.common.contracts.batches import BatchProblem
+from batchyard.common.contracts.usage import Usage
 from batchyard.common.crash import crash_point
 from batchyard.common.logs import get_logger
 from batchyard.common.tasks import end
