@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from batchyard.common.contracts.files import ExpiresAfter, File, Purpose
 from batchyard.common.contracts.uploads import Upload, UploadPart, UploadStatus
-from batchyard.common.errors import InvalidRequest, PayloadTooLarge
+from batchyard.common.errors import ApiError, InvalidRequest, NotFound, PayloadTooLarge
 from batchyard.common.ids import created_at_of
 from batchyard.file_store.store import FileRecord, record_key
 
@@ -203,3 +203,7 @@ def expired(upload: UploadRecord, now: float) -> UploadRecord:
 
 def _ended(upload: UploadRecord, status: UploadStatus, now: float) -> UploadRecord:
     return upload.model_copy(update={"status": status, "ended_at": int(now)})
+
+
+def no_such_upload(upload_id: str) -> ApiError:
+    return NotFound(f"No such Upload object: {upload_id}", param="id")

@@ -5,7 +5,7 @@ by one write to its record, which holds its file's record: whatever dies after i
 """
 
 from batchyard.common.clock import Clock
-from batchyard.common.contracts.files import File, Purpose
+from batchyard.common.contracts.files import File
 from batchyard.common.contracts.uploads import (
     AddPart,
     CancelUpload,
@@ -16,7 +16,6 @@ from batchyard.common.contracts.uploads import (
     PartPlace,
     Upload,
     UploadPart,
-    UploadStatus,
 )
 from batchyard.common.crash import crash_point
 from batchyard.common.errors import ApiError, InvalidRequest, NotFound, PayloadTooLarge
@@ -24,27 +23,24 @@ from batchyard.common.ids import created_at_of, is_raw_id, new_raw_id, raw_id_of
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.records import Records, RevisionConflict
 from batchyard.common.object_keys import parse_part_key, part_key
-from batchyard.common.objects import ObjectInfo, ObjectStore, ObjectStoreUnavailable, check_key
-from batchyard.file_store.content import check_first_line, check_md5
-from batchyard.file_store.creation import check_batch_input, expires_at
+from batchyard.common.objects import ObjectInfo, ObjectStore, check_key
+from batchyard.file_store.assembly import Assembly
+from batchyard.file_store.creation import check_batch_input
 from batchyard.file_store.files import Files
 from batchyard.file_store.joins import Joins
 from batchyard.file_store.object_errors import object_store_errors
-from batchyard.file_store.places import new_place
-from batchyard.file_store.store import FileRecord, record_key
+from batchyard.file_store.store import record_key
 from batchyard.file_store.upload import (
     PartRecord,
     UploadLimits,
     UploadRecord,
     as_part,
     cancelled,
-    check_choice,
     check_chosen,
     check_part_size,
     check_pending,
-    completed,
     digest_of,
-    lines_in,
+    no_such_upload,
     part_record_key,
     with_part,
 )
@@ -86,7 +82,7 @@ class Uploads:
         self._objects = objects
         self._clock = clock
         self._limits = limits
-        self._max_first_line_bytes = max_first_line_bytes
+        self._assembly = Assembly(records, parts, objects, clock, max_first_line_bytes)
         self._joins = Joins[UploadRecord](_JOINS_AT_ONCE)
 
     async def create(self, tenant: str, command: CreateUpload) -> Upload:
@@ -143,7 +139,7 @@ class Uploads:
         check_part_size(stored.size, self._limits.max_part_bytes)
         now = self._clock.now()
         if await self._records.change(upload.key, lambda kept: with_part(kept, stored.size, now, self._limits)) is None:
-            raise _no_such_upload(command.upload_id)
+            raise no_such_upload(command.upload_id)
         crash_point("part.counted")
         try:
             await self._parts.create(key, PartRecord(bytes=stored.size, newlines=command.newlines))
@@ -164,7 +160,7 @@ class Uploads:
         if upload.file is None:
             done = await self._joins.result(
                 (tenant, upload.raw_id, chosen, command.md5, command.model),
-                lambda: self._join(upload, command, chosen),
+                lambda: self._assembly.make(upload, command, chosen),
                 command.wait,
             )
             if done is None:
@@ -179,7 +175,7 @@ class Uploads:
         now = self._clock.now()
         entry = await self._records.change(upload.key, lambda record: cancelled(record, now))
         if entry is None:
-            raise _no_such_upload(command.upload_id)
+            raise no_such_upload(command.upload_id)
         await self._files.quota.drop(tenant, upload.raw_id)
         _log.info("upload.cancelled", tenant=tenant, upload_id=upload.raw_id)
         return entry.value.as_upload(now)
@@ -191,7 +187,7 @@ class Uploads:
     async def _find(self, tenant: str, upload_id: str) -> UploadRecord:
         entry = await self._records.get(record_key(tenant, upload_id)) if is_raw_id("upload", upload_id) else None
         if entry is None:
-            raise _no_such_upload(upload_id)
+            raise no_such_upload(upload_id)
         return entry.value
 
     async def _answer(self, upload: UploadRecord) -> Upload:
@@ -209,66 +205,6 @@ class Uploads:
                 return await self._objects.stat(object_key)
         except NotFound:
             raise _no_such_place(object_key) from None
-
-    async def _join(self, upload: UploadRecord, command: CompleteUpload, chosen: str) -> UploadRecord:
-        """Check and join the parts, and complete the upload with them; of several that try, one file is kept."""
-        check_pending(upload, self._clock.now(), "complete")
-        keys, lines = await self._chosen(upload, command.part_ids)
-        try:
-            with object_store_errors():
-                if upload.purpose is Purpose.BATCH:
-                    await check_first_line(self._objects, keys, self._max_first_line_bytes)
-                if command.md5 is not None:
-                    await check_md5(self._objects, keys, command.md5)
-                raw_id, object_key = new_place(upload.tenant)
-                stored = await self._objects.concatenate(object_key, keys)
-        except NotFound:
-            # The parts go when the upload has ended: somebody else may have completed it.
-            return await self._ended_meanwhile(upload, chosen)
-        crash_point("upload.joined")
-        file = _file_of(upload, raw_id, stored, command.model, lines)
-        now = self._clock.now()
-        try:
-            entry = await self._records.change(upload.key, lambda record: completed(record, file, chosen, now))
-        except InvalidRequest:
-            await self._discard(object_key)
-            raise
-        if entry is None:
-            raise _no_such_upload(upload.raw_id)
-        if entry.value.file != file:
-            await self._discard(object_key)
-            return entry.value
-        crash_point("upload.completed")
-        _log.info("upload.completed", tenant=upload.tenant, upload_id=upload.raw_id, file_id=raw_id, parts=len(keys))
-        return entry.value
-
-    async def _chosen(self, upload: UploadRecord, part_ids: tuple[str, ...]) -> tuple[list[str], int | None]:
-        """The keys of the parts' bytes, in order, and how many lines they hold. Raises InvalidRequest."""
-        if len(set(part_ids)) < len(part_ids):
-            raise InvalidRequest("A part was named twice.", param="part_ids", code="invalid_value")
-        known = {entry.key.rpartition(".")[2]: entry.value async for entry in self._parts.list(upload.key)}
-        for index, part_id in enumerate(part_ids):
-            if part_id not in known:
-                raise InvalidRequest(
-                    f"No such Part object: {part_id}", param=f"part_ids[{index}]", code="invalid_value"
-                )
-        parts = [known[part_id] for part_id in part_ids]
-        check_choice(upload, [part.bytes for part in parts])
-        upload_hex = uuid_hex_of(upload.raw_id)
-        return [part_key(upload.tenant, upload_hex, uuid_hex_of(part_id)) for part_id in part_ids], lines_in(parts)
-
-    async def _ended_meanwhile(self, upload: UploadRecord, chosen: str) -> UploadRecord:
-        ended = await self._find(upload.tenant, upload.raw_id)
-        if ended.status is UploadStatus.PENDING:
-            raise InvalidRequest("The bytes of a part are gone. Please upload the file again.", param="part_ids")
-        check_chosen(ended, chosen, self._clock.now())
-        return ended
-
-    async def _discard(self, object_key: str) -> None:
-        try:
-            await self._objects.delete([object_key])
-        except ObjectStoreUnavailable as error:  # the sweep does it
-            _log.warning("upload.bytes_left", object_key=object_key, error=str(error))
 
 
 def _new_part(tenant: str, upload_id: str) -> tuple[str, str]:
@@ -291,27 +227,6 @@ def _part_in(upload: UploadRecord, object_key: str) -> str:
     if (tenant, upload_hex) != (upload.tenant, uuid_hex_of(upload.raw_id)):
         raise _no_such_place(object_key)
     return part_id
-
-
-def _file_of(upload: UploadRecord, raw_id: str, stored: ObjectInfo, model: str | None, lines: int | None) -> FileRecord:
-    created_at = created_at_of(raw_id)
-    return FileRecord(
-        raw_id=raw_id,
-        tenant=upload.tenant,
-        filename=upload.filename,
-        purpose=upload.purpose,
-        bytes=stored.size,
-        etag=stored.etag,
-        object_key=stored.key,
-        model=upload.model if upload.model is not None else model,
-        created_at=created_at,
-        expires_at=expires_at(created_at, upload.purpose, upload.file_lifetime),
-        lines=lines,
-    )
-
-
-def _no_such_upload(upload_id: str) -> ApiError:
-    return NotFound(f"No such Upload object: {upload_id}", param="id")
 
 
 def _no_such_place(object_key: str) -> ApiError:
