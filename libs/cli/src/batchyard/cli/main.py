@@ -1,21 +1,17 @@
 """The `batchyard` command."""
 
 import os
-from collections.abc import Callable, Coroutine
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from batchyard.cli import console, keys, teams, webhooks
-from batchyard.cli.cost import Correction, CostOptions, correct, cost
+from batchyard.cli import billing, console, keys, teams, webhooks
 from batchyard.cli.demo import DemoOptions, demo
 from batchyard.cli.failures import EXIT_INTERRUPTED, Failure
-from batchyard.cli.interrupts import run_until_interrupted
+from batchyard.cli.invocation import invoke
 from batchyard.cli.stack import Address, default_data_dir
-from batchyard.cli.supervisor import Supervisor
 from batchyard.cli.up import UpOptions, reload, up
 from batchyard.vllm_sim.cli import sim
 
@@ -75,23 +71,6 @@ Then `nats-server --signal reload`. docs/nats.md says what each user may do.
 
 **Exit codes:** 0 written; 2 used wrongly.
 """
-_COST_EXAMPLES = """\
-**This month, by key:** `batchyard cost --by key --from 2026-11-01`
-
-**By what batches say in their metadata:** `batchyard cost --by metadata.project`
-
-**Every batch, for a spreadsheet:** `batchyard cost --batches --csv > spend.csv`
-
-**Exit codes:** 0 shown; 1 it could not be asked; 130 interrupted.
-"""
-_REBUILD_EXAMPLES = """\
-**Is the ledger right?** `batchyard billing rebuild --check --data-dir ~/.local/share/batchyard`
-
-**Beside a billing service of its own:** with the same BATCHYARD_NATS_…, BATCHYARD_DATABASE_URL and BATCHYARD_CONFIG.
-
-**Exit codes:** 0 the ledger is right, or has been put right; 1 it is not; 2 misconfigured; 130 interrupted.
-"""
-_URL = "http://127.0.0.1:4000"
 _TOPOLOGY_EXAMPLES = """\
 **After an upgrade, before the services:** `BATCHYARD_NATS_USER=topology BATCHYARD_NATS_PASSWORD=… batchyard topology`
 
@@ -109,13 +88,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-billing_app = typer.Typer(
-    help="Correct the ledger, and compute it again.",
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.add_typer(billing_app, name="billing")
+app.add_typer(billing.app, name="billing")
 
 
 def _show_version(wanted: bool) -> None:
@@ -164,7 +137,7 @@ def up_command(
         address=Address(host, port),
         verbose=verbose,
     )
-    _run(
+    invoke(
         lambda supervisor: up(options, supervisor),
         when_interrupted=0,
         on_hangup=lambda supervisor: reload(options, supervisor),
@@ -189,7 +162,7 @@ def demo_command(
     A simulated vLLM server answers, unless HOSTED_VLLM_API_BASE names a real one.
     """
     options = DemoOptions(file=file, keep=keep, lines=lines)
-    _run(lambda supervisor: demo(options, supervisor), when_interrupted=EXIT_INTERRUPTED)
+    invoke(lambda supervisor: demo(options, supervisor), when_interrupted=EXIT_INTERRUPTED)
 
 
 @app.command("validate", epilog=_VALIDATE_EXAMPLES)
@@ -219,7 +192,7 @@ def validate_command(
     from batchyard.cli.validating import ValidateOptions, validate  # noqa: PLC0415
 
     options = ValidateOptions(file, endpoint, model, config, url, key, as_json)
-    _run(lambda _: validate(options), when_interrupted=EXIT_INTERRUPTED)
+    invoke(lambda _: validate(options), when_interrupted=EXIT_INTERRUPTED)
 
 
 @app.command("nats-config", epilog=_NATS_CONFIG_EXAMPLES)
@@ -272,80 +245,5 @@ app.add_typer(teams.app, name="teams")
 app.add_typer(webhooks.app, name="webhooks")
 
 
-@app.command("cost", epilog=_COST_EXAMPLES)
-def cost_command(
-    by: Annotated[
-        str, typer.Option(help="`model`, `day`, `key`, `team`, `tag` (each pair of metadata) or `metadata.NAME`.")
-    ] = "model",
-    start: Annotated[str | None, typer.Option("--from", help="The first day, as 2026-01-31 (UTC).")] = None,
-    end: Annotated[str | None, typer.Option("--to", help="The last day.")] = None,
-    team: Annotated[str | None, typer.Option(help="Only this team's; the master key sees all.")] = None,
-    of_key: Annotated[str | None, typer.Option(help="Only what this key spent: its ID, or its alias.")] = None,
-    model: Annotated[str | None, typer.Option(help="Only this model's, by any of its names.")] = None,
-    batches: Annotated[bool, typer.Option("--batches", help="Each batch instead of sums, the latest first.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print all of it as CSV.")] = False,
-    url: Annotated[str, typer.Option(envvar="BATCHYARD_URL", help="The Batchyard to ask.")] = _URL,
-    key: Annotated[
-        str | None, typer.Option(envvar=["BATCHYARD_API_KEY", "OPENAI_API_KEY"], help="The API key.")
-    ] = None,
-) -> None:
-    """Show what batches cost."""
-    wanted = {"start_date": start, "end_date": end, "team_id": team, "api_key": of_key, "model": model}
-    query = {name: value for name, value in wanted.items() if value is not None}
-    if not batches:
-        query["group_by"] = by
-    options = CostOptions(url, key, query, batches, as_csv)
-    _run(lambda _: cost(options), when_interrupted=EXIT_INTERRUPTED)
-
-
-@billing_app.command("correct")
-def correct_command(
-    team: Annotated[str, typer.Argument(help="The team's ID.")],
-    amount: Annotated[str, typer.Argument(help="What is added, such as 1.50; `-- -1.50` gives money back.")],
-    reason: Annotated[str, typer.Option(help="Why; it stands on the ledger.")],
-    author: Annotated[str, typer.Option(help="Who decided it.")] = "master",
-    batch: Annotated[str | None, typer.Option(help="The batch that it concerns.")] = None,
-    url: Annotated[str, typer.Option(envvar="BATCHYARD_URL", help="The Batchyard to tell.")] = _URL,
-    key: Annotated[str | None, typer.Option(envvar="BATCHYARD_API_KEY", help="The master key.")] = None,
-) -> None:
-    """Correct what a team was charged, by an entry of its own."""
-    correction = Correction(team, amount, reason, author, batch)
-    _run(lambda _: correct(url, key, correction), when_interrupted=EXIT_INTERRUPTED)
-
-
-@billing_app.command("rebuild", epilog=_REBUILD_EXAMPLES)
-def rebuild_command(
-    check: Annotated[bool, typer.Option("--check", help="Only compare, and change nothing.")] = False,
-    data_dir: Annotated[
-        Path | None, typer.Option(envvar="BATCHYARD_DATA_DIR", help="That of a running `batchyard up`.")
-    ] = None,
-) -> None:
-    """Compute the ledger again, from the events of the last 30 days and the prices of their time.
-
-    What is missing is added; what comes out otherwise is corrected by an entry of its own.
-    """
-    # The code of billing: no other command needs it, and SQLAlchemy takes half a second to import.
-    from batchyard.cli.rebuilding import RebuildOptions, rebuild  # noqa: PLC0415
-
-    options = RebuildOptions(data_dir, check)
-    _run(lambda _: rebuild(options), when_interrupted=EXIT_INTERRUPTED)
-
-
+app.command("cost", epilog=billing.COST_EXAMPLES)(billing.cost_command)
 app.command("sim", help="Run a simulated vLLM server: no model, deterministic answers, faults on demand.")(sim)
-
-
-def _run(
-    work: Callable[[Supervisor], Coroutine[Any, Any, None]],
-    when_interrupted: int,
-    on_hangup: Callable[[Supervisor], None] | None = None,
-) -> None:
-    supervisor = Supervisor(notify=lambda restart: console.notice(str(restart)))
-    try:
-        finished = run_until_interrupted(
-            work(supervisor), supervisor.kill, None if on_hangup is None else partial(on_hangup, supervisor)
-        )
-    except Failure as failure:
-        console.fail(failure.message)
-        raise typer.Exit(failure.exit_code) from None
-    if not finished:
-        raise typer.Exit(when_interrupted)
