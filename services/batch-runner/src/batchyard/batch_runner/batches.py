@@ -54,10 +54,10 @@ class Batches:
         try:
             await self._store.records.create(record.key, record)
         except RevisionConflict:
-            known = await self._store.get(record.tenant, record.raw_id)
+            known = await self.made(record.tenant, record.raw_id)
             if known is None:
                 raise ServiceUnavailable("The batch is being removed. Please retry shortly.") from None
-            return await self.live(known)
+            return known
         crash_point("batch.recorded")
         with suppress(ServiceUnavailable):
             # The batch is there, and the reconciler moves it: no reason to answer with an error.
@@ -66,6 +66,11 @@ class Batches:
             "batch.created", batch=record.raw_id, tenant=record.tenant, model=record.model, retry_of=record.retry_of
         )
         return await self.live(record)
+
+    async def made(self, tenant: str, raw_id: str) -> Batch | None:
+        """The batch that a wish has made before, as it is now."""
+        record = await self._store.get(tenant, raw_id)
+        return None if record is None else await self.live(record)
 
     async def get(self, tenant: str, command: GetBatch) -> Batch:
         """The batch as it is now, with what its running shards have durably done."""

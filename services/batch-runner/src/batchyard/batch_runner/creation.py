@@ -65,17 +65,14 @@ class Creation:
         seconds_of(command.completion_window)
         command = await placed(tenant, command, self._commands, self._store.objects)
         known = await self._claims.known(tenant, command)
-        if known is not None:
-            record = await self._store.get(tenant, known.raw_id)
-            if record is not None:
-                return await self._batches.live(record)
+        if known is not None and (made := await self._batches.made(tenant, known.raw_id)) is not None:
+            return made
         file = await opened(tenant, command, self._commands)
         self._access.check(tenant, command.key_models, (file and file.model) or command.model)
         claim = known or await self._claims.claim(tenant, command)
         crash_point("batch.claimed")
-        known_batch = await self._store.get(tenant, claim.raw_id)
-        if known_batch is not None:
-            return await self._batches.live(known_batch)
+        if (made := await self._batches.made(tenant, claim.raw_id)) is not None:
+            return made
         applicant = self._applicant(tenant, command, claim, file)
         await self._admission.admit(applicant)
         try:

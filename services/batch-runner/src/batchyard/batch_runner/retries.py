@@ -52,8 +52,8 @@ class Retries:
             TooManyRequests: A limit or a budget of the team or of the key is reached; nothing is made then.
         """
         known = await self._claims.known(tenant, command)
-        if known is not None and (made := await self._store.get(tenant, known.raw_id)) is not None:
-            return await self._batches.live(made)
+        if known is not None and (made := await self._batches.made(tenant, known.raw_id)) is not None:
+            return made
         ended = await self._store.find(tenant, command.batch_id)
         self._access.check(tenant, command.key_models, ended.model)
         check_retryable(ended)
@@ -63,9 +63,8 @@ class Retries:
         seconds_of(window_of(ended, command))
         claim = known or await self._claims.claim(tenant, command)
         crash_point("batch.claimed")
-        made = await self._store.get(tenant, claim.raw_id)
-        if made is not None:
-            return await self._batches.live(made)
+        if (made := await self._batches.made(tenant, claim.raw_id)) is not None:
+            return made
         size = self._size(ended, lines)
         await self._admission.admit(
             Applicant(tenant, claim.raw_id, size, ended.model, command.key_id, command.key_limits)
