@@ -41,8 +41,7 @@ def planned(
     models: tuple[str, ...] = (),
 ) -> BatchRecord:
     """The input is sound: the batch begins, over a copy of its own."""
-    if record.status is not BatchStatus.VALIDATING:
-        raise IllegalTransition(record.status)
+    _check_status(record, BatchStatus.VALIDATING)
     return _enter(
         record,
         BatchStatus.IN_PROGRESS,
@@ -62,22 +61,19 @@ def planned(
 
 def held(record: BatchRecord, reason: str, size: Size, models: tuple[str, ...]) -> BatchRecord:
     """The input is sound, but larger than was thought: the batch waits until there is room for it."""
-    if record.status is not BatchStatus.VALIDATING:
-        raise IllegalTransition(record.status)
+    _check_status(record, BatchStatus.VALIDATING)
     return record.model_copy(update={"held": reason, "size": size, "models": models})
 
 
 def rejected(record: BatchRecord, now: int, problems: tuple[BatchProblem, ...]) -> BatchRecord:
     """The input cannot be run."""
-    if record.status is not BatchStatus.VALIDATING:
-        raise IllegalTransition(record.status)
+    _check_status(record, BatchStatus.VALIDATING)
     return _enter(record, BatchStatus.FAILED, failed_at=now, problems=problems)
 
 
 def refused(record: BatchRecord, now: int, problems: tuple[BatchProblem, ...]) -> BatchRecord:
     """The server that was to run the whole batch did not take it: as if the input had not been sound."""
-    if record.status is not BatchStatus.IN_PROGRESS:
-        raise IllegalTransition(record.status)
+    _check_status(record, BatchStatus.IN_PROGRESS)
     return _enter(record, BatchStatus.FAILED, failed_at=now, problems=problems, lines=0)
 
 
@@ -90,8 +86,7 @@ def noted(record: BatchRecord, note: Callable[[NativeNote], NativeNote]) -> Batc
 
 def dispatched(record: BatchRecord, shards: Collection[int]) -> BatchRecord:
     """These shards are being queued."""
-    if record.status is not BatchStatus.IN_PROGRESS:
-        raise IllegalTransition(record.status)
+    _check_status(record, BatchStatus.IN_PROGRESS)
     up_to = max((record.dispatched, *(shard + 1 for shard in shards)))
     left = ranges.joined((*record.passed_over, (record.dispatched, up_to)))
     for shard in shards:
@@ -119,8 +114,7 @@ def settled(record: BatchRecord, outcome: ShardOutcome) -> BatchRecord:
 
 def finalizing(record: BatchRecord, now: int, ending: Ending, output_uuid: str, error_uuid: str) -> BatchRecord:
     """Nothing more is sent: the results are put together."""
-    if record.status is not BatchStatus.IN_PROGRESS:
-        raise IllegalTransition(record.status)
+    _check_status(record, BatchStatus.IN_PROGRESS)
     return _enter(
         record,
         BatchStatus.FINALIZING,
@@ -158,8 +152,7 @@ def cancel_requested(
 
 def refiled(record: BatchRecord, output_uuid: str, error_uuid: str) -> BatchRecord:
     """The files could not be registered under the IDs that were chosen: take others."""
-    if record.status not in (BatchStatus.FINALIZING, BatchStatus.CANCELLING):
-        raise IllegalTransition(record.status)
+    _check_status(record, BatchStatus.FINALIZING, BatchStatus.CANCELLING)
     return record.model_copy(update={"output_uuid": output_uuid, "error_uuid": error_uuid})
 
 
@@ -188,6 +181,11 @@ def announced(record: BatchRecord, status: BatchStatus) -> BatchRecord:
 def swept(record: BatchRecord) -> BatchRecord:
     """The working objects are gone."""
     return record.model_copy(update={"swept": True})
+
+
+def _check_status(record: BatchRecord, *allowed: BatchStatus) -> None:
+    if record.status not in allowed:
+        raise IllegalTransition(record.status)
 
 
 def _enter(record: BatchRecord, status: BatchStatus, **changes: object) -> BatchRecord:
