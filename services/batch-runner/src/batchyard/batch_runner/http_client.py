@@ -1,7 +1,7 @@
 """Connections to servers, kept for the next request.
 
 A batch is nothing but requests to few servers: this costs a sixth of what a client for everything does (see
-docs/architecture). No redirects, no cookies, no proxies.
+docs/architecture). No cookies, no proxies, and a redirect is an answer like any other.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import ssl
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from aiohappyeyeballs import start_connection
@@ -20,8 +20,10 @@ from batchyard.batch_runner.http_connection import Connection
 from batchyard.common.tasks import end
 
 _CONNECT_TIMEOUT = 10.0
+_SHUTDOWN_TIMEOUT = 1.0  # seconds for a TLS connection's last words
 _KEEPALIVE = 4.0  # seconds: uvicorn ends a connection after 5, and would now and then do so under a request
 _ADDRESSES_KNOWN = 60.0  # seconds
+_LOOK_TIMEOUT = 5.0  # seconds after which a resolver gives up a server that does not answer it, and asks the next
 _NEXT_FAMILY = 0.25  # seconds after which another address is tried as well (RFC 8305)
 
 _Address = tuple[Any, ...]
@@ -38,7 +40,11 @@ class Origin:
 
 @dataclass(slots=True)
 class _Lookup:
-    """The addresses of an origin, once they are known."""
+    """The addresses of an origin, once they are known.
+
+    Attributes:
+        until: The loop's second from which on somebody else looks them up anew.
+    """
 
     finding: asyncio.Task[Sequence[_Address]]
     until: float
@@ -58,7 +64,9 @@ class HttpClient:
     def __init__(self) -> None:
         self._idle: dict[Origin, deque[Connection]] = {}
         self._lookups: dict[Origin, _Lookup] = {}
+        self._looking: set[asyncio.Task[Sequence[_Address]]] = set()
         self._tidying: asyncio.TimerHandle | None = None
+        self._is_closed = False
 
     async def send(
         self,
@@ -100,14 +108,15 @@ class HttpClient:
         return answer
 
     async def close(self) -> None:
-        """Close the connections that are not in use."""
+        """Close the connections that are not in use; those that are in use are closed when they no longer are."""
+        self._is_closed = True
         if self._tidying is not None:
             self._tidying.cancel()
         for connections in self._idle.values():
             for connection in connections:
                 connection.close()
         self._idle.clear()
-        await end(lookup.finding for lookup in self._lookups.values())
+        await end(self._looking)
 
     def _kept(self, origin: Origin, now: float) -> Connection | None:
         """A connection that is there already: the one that was in use last, so that as few as possible are kept."""
@@ -120,7 +129,7 @@ class HttpClient:
         return None
 
     def _keep(self, origin: Origin, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
-        if not connection.is_open:
+        if self._is_closed or not connection.is_open:
             connection.close()
             return
         connection.idle_since = loop.time()
@@ -144,42 +153,58 @@ class HttpClient:
         try:
             async with asyncio.timeout(patience) as limit:
                 return await self._connected(origin)
-        except (OSError, UnicodeError) as error:  # the kernel has a TimeoutError of its own
+        except (OSError, RuntimeError, UnicodeError) as error:  # the kernel has a TimeoutError of its own
+            self._forget(origin)
             if not limit.expired():
-                self._lookups.pop(origin, None)  # it may have moved
                 raise NotSent(f"no connection to {origin.host}:{origin.port}: {error}") from error
             if patience < _CONNECT_TIMEOUT:
-                raise
+                raise TimeoutError from error
             raise NotSent(f"no connection within {patience:g} s") from error
 
     async def _connected(self, origin: Origin) -> Connection:
         loop = asyncio.get_running_loop()
         addresses: Any = await self._addresses(origin)
+        tls = self._tls if origin.is_tls else None
         connected = await start_connection(addresses, happy_eyeballs_delay=_NEXT_FAMILY, interleave=1)
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         _, connection = await loop.create_connection(
             Connection,
             sock=connected,
-            ssl=self._tls if origin.is_tls else None,
-            server_hostname=origin.host if origin.is_tls else None,
+            ssl=tls,
+            server_hostname=origin.host if tls else None,
+            ssl_handshake_timeout=_CONNECT_TIMEOUT if tls else None,  # what is cancelled is kept in memory until then
+            ssl_shutdown_timeout=_SHUTDOWN_TIMEOUT if tls else None,
         )
         return connection
 
     async def _addresses(self, origin: Origin) -> list[_Address]:
-        """Who all ask at once share one look."""
+        """Who all ask at once share one look, which outlives them: nothing can stop a resolver. One that hangs is left
+        to itself, and whoever comes then looks anew."""
         loop = asyncio.get_running_loop()
         lookup = self._lookups.get(origin)
         if lookup is None or lookup.until <= loop.time():
             finding = loop.create_task(_found(origin))
-            lookup = self._lookups[origin] = _Lookup(finding, loop.time() + _ADDRESSES_KNOWN)
-        try:
-            await asyncio.shield(lookup.finding)
-        except (OSError, UnicodeError):
-            if self._lookups.get(origin) is lookup:
-                del self._lookups[origin]
-            raise
+            lookup = self._lookups[origin] = _Lookup(finding, loop.time() + _LOOK_TIMEOUT)
+            self._looking.add(finding)
+            finding.add_done_callback(partial(self._looked, origin, lookup))
+        await asyncio.wait((lookup.finding,))
+        if lookup.finding.cancelled():
+            raise OSError("the client was closed")
         return lookup.addresses()
+
+    def _looked(self, origin: Origin, lookup: _Lookup, finding: asyncio.Task[Sequence[_Address]]) -> None:
+        self._looking.discard(finding)
+        if not finding.cancelled() and finding.exception() is None:
+            lookup.until = asyncio.get_running_loop().time() + _ADDRESSES_KNOWN
+        elif self._lookups.get(origin) is lookup:
+            del self._lookups[origin]
+
+    def _forget(self, origin: Origin) -> None:
+        """Where it was found nobody answers: it may have moved."""
+        lookup = self._lookups.get(origin)
+        if lookup is not None and lookup.finding.done():
+            del self._lookups[origin]
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
@@ -189,4 +214,7 @@ class HttpClient:
 
 
 async def _found(origin: Origin) -> Sequence[_Address]:
-    return await asyncio.get_running_loop().getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+    found = await asyncio.get_running_loop().getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+    if not found:
+        raise OSError("the name has no address")
+    return found

@@ -1,6 +1,8 @@
 """One HTTP/1.1 connection to a server: one request at a time, and its whole answer.
 
-Source: RFC 9112. The parser is llhttp, that of Node.js.
+Source: RFC 9112. The parser is llhttp, that of Node.js, as strict as it is unless told otherwise, though the RFC lets
+clients take bare line feeds and folded headers: whoever reads them differently from the proxy in between ends an answer
+at another byte than the proxy does, and takes what is left for the next line's answer.
 """
 
 import asyncio
@@ -11,7 +13,9 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from batchyard.batch_runner.exchange import Answer, Broken, TooLarge, UpstreamError
 
-_MOST_HEAD = 64 * 1024  # bytes of an answer before its body
+_MOST_AROUND = 64 * 1024  # bytes before an answer's body, after it, or between two parts of it
+_NO_CONTENT = 204
+_SWITCHING_PROTOCOLS = 101
 _UNENCODED = (b"", b"identity")
 _ZLIB_OR_GZIP = 32 + zlib.MAX_WBITS
 
@@ -33,10 +37,11 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._most = 0
         self._received = 0
-        self._size = 0
+        self._body_at = 0  # what had been received when the last part of the body came
         self._in_head = True
+        self._status = 0
         self._headers: dict[bytes, bytes] = {}
-        self._body: list[bytes] = []
+        self._body: bytes | bytearray = b""
 
     @property
     def has_received(self) -> bool:
@@ -59,7 +64,7 @@ class Connection(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self._answer = loop.create_future()
         self._most = most
-        self._received = 0
+        self._received = self._body_at = 0
         self._begin_answer()
         self._timer = loop.call_at(until, self._fail, TimeoutError())
         self._transport.write(request)
@@ -83,15 +88,12 @@ class Connection(asyncio.Protocol):
         self.is_open = True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.is_open = False
-        if exc is None and not self._in_head and self._ends_with_connection:
-            self._complete()
-        self._fail(Broken(str(exc) if exc else "the server closed the connection before the answer was there"))
+        self._ended(exc)
         self._transport = self._parser = None  # they know each other
 
     def eof_received(self) -> None:
-        """The server has ended the connection, which uvloop tells a moment before it is closed."""
-        self.is_open = False
+        """The server says no more. The connection may outlast that, for as long as the server reads no request."""
+        self._ended()
 
     def data_received(self, data: bytes) -> None:
         if self._answer is None or self._answer.done() or self._parser is None:
@@ -100,9 +102,9 @@ class Connection(asyncio.Protocol):
         self._received += len(data)
         try:
             self._parser.feed_data(data)
-        except (HttpParserError, HttpParserUpgrade):
-            self._fail(Broken("the server's answer is not HTTP"))
-        if self._in_head and self._received > _MOST_HEAD:
+        except (HttpParserError, HttpParserUpgrade) as error:
+            self._fail(Broken(f"the server's answer is not HTTP/1.1: {error}"))
+        if self._received - self._body_at > _MOST_AROUND:
             self._fail(Broken("the answer's headers have no end"))
 
     def on_message_begin(self) -> None:
@@ -117,53 +119,73 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """The parser's: the body comes next."""
+        assert self._parser is not None
         self._in_head = False
+        self._status = self._parser.get_status_code()
+        if self._status < 100 or self._status == _SWITCHING_PROTOCOLS:
+            self._fail(Broken(f"the server's answer has the status {self._status:03}"))
         declared = self._headers.get(b"content-length")
-        if declared is not None and int(declared) > self._most:
+        if declared is None:
+            if self._headers.get(b"transfer-encoding", b"chunked").strip().lower() != b"chunked":
+                self._fail(Broken("the answer is encoded in a way that was not asked for"))
+        elif int(declared) > self._most:
             self._fail(self._too_large())
 
     def on_body(self, part: bytes) -> None:
         """The parser's: a part of the body."""
-        self._size += len(part)
-        if self._size > self._most:
+        self._body_at = self._received
+        if len(self._body) + len(part) > self._most:
             self._fail(self._too_large())
+        elif not self._body:
+            self._body = part  # nearly always that is all of it
         else:
-            self._body.append(part)
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += part
 
     def on_message_complete(self) -> None:
         """The parser's: that was all of it."""
         if self._answer is None or self._answer.done() or self._parser is None:
             return
-        if self._parser.get_status_code() < 200:  # 100 Continue and the like: the answer itself is still to come
+        if self._status < 200:  # 100 Continue and the like: the answer itself is still to come
+            if self._body:
+                self._fail(Broken(f"the server's answer of status {self._status} has a body"))
             self._begin_answer()
             return
         assert self._transport is not None
         # Who refuses may not have read the whole request, and reads the rest of it as the next one. How much is unsent
-        # tells little: over TLS the transport does not know, and the kernel has a buffer of its own.
-        has_read = self._parser.get_status_code() < 400 and not self._transport.get_write_buffer_size()
-        self.is_open = self._parser.should_keep_alive() and has_read
+        # tells little: over TLS the transport does not know, and the kernel has a buffer of its own. And who has a body
+        # for an answer that must have none (204, 304) sends it where the next answer is expected.
+        has_read = self._status < 300 and not self._transport.get_write_buffer_size()
+        self.is_open = has_read and self._status != _NO_CONTENT and self._parser.should_keep_alive()
         self._complete()
 
     def _begin_answer(self) -> None:
         self._in_head = True
-        self._size = 0
         self._headers = {}
-        self._body = []
+        self._body = b""
+
+    def _ended(self, error: Exception | None = None) -> None:
+        """Nothing more will come."""
+        self.is_open = False
+        if error is None and not self._in_head and self._ends_with_connection:
+            self._complete()
+        self._fail(Broken(str(error) if error else "the server closed the connection before the answer was there"))
 
     @property
     def _ends_with_connection(self) -> bool:
         return b"content-length" not in self._headers and b"transfer-encoding" not in self._headers
 
     def _complete(self) -> None:
-        if self._answer is None or self._answer.done() or self._parser is None:
+        if self._answer is None or self._answer.done():
             return
         try:
-            body = self._decoded(b"".join(self._body))
+            body = self._decoded(bytes(self._body))
         except UpstreamError as error:
             self._fail(error)
         else:
-            self._answer.set_result(Answer(self._parser.get_status_code(), body, self._headers))
-        self._body = []
+            self._answer.set_result(Answer(self._status, body, self._headers))
+        self._body = b""
 
     def _decoded(self, body: bytes) -> bytes:
         """What a body says that is compressed although that was not asked for. Raises UpstreamError."""
