@@ -48,6 +48,7 @@ class Bench:
     pool: Pool
     attempts: Attempts
     settings: RunnerSettings
+    upstream: HttpUpstream
 
     @property
     def sim(self) -> RunningSim:
@@ -80,9 +81,8 @@ async def open_bench() -> AsyncIterator[Callable[..., object]]:
             clock = SystemClock()
             fleet = Fleet(config, settings, upstream, clock)
             stack.push_async_callback(fleet.close)
-            return Bench(
-                sims, fleet.pools[MODEL], Attempts(upstream, settings.retry_policy, clock, random.Random(1)), settings
-            )
+            attempts = Attempts(upstream, settings.retry_policy, clock, random.Random(1))
+            return Bench(sims, fleet.pools[MODEL], attempts, settings, upstream)
 
         yield opened
 

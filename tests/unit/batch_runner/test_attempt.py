@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import structlog
 
 from batchyard.batch_runner.attempt import LineJob
 from batchyard.batch_runner.lines import read_request
@@ -52,6 +53,49 @@ async def test_a_client_error_is_the_lines_own_result_at_once(open_bench: Any) -
     assert line["response"]["body"]["error"]["message"]
     assert line["error"] is None
     assert sent(bench) == 1
+
+
+@pytest.mark.parametrize(
+    ("location", "where"),
+    [
+        ("https://me:pass@other.example:8443/v1/x?token=secret", "to https://other.example:8443: set api_base"),
+        ("/v1/chat/completions/", "redirects to another path of its own"),
+        ("https://[", "redirects to where nobody can go"),
+        (None, "is no answer to a request"),
+    ],
+)
+async def test_a_redirect_is_the_lines_own_result_and_says_where_to(
+    open_bench: Any, location: str | None, where: str
+) -> None:
+    bench = await open_bench()
+    asked = 0
+
+    async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await reader.readuntil(b"\r\n\r\n")
+        header = "" if location is None else f"location: {location}\r\n"
+        writer.write(f"HTTP/1.1 307 X\r\n{header}connection: close\r\ncontent-length: 0\r\n\r\n".encode())
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(redirect, "127.0.0.1", 0) as server:
+        member = bench.pool.members[0]
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        member.deployment = replace(member.deployment, base_url=url)
+        with structlog.testing.capture_logs() as logs:
+            result, line = await run(bench, "hello")
+            assert await bench.upstream.models(member.deployment) is None
+            assert await bench.upstream.metrics(member.deployment) is None
+    assert result.kind is Kind.FAILED
+    assert line["response"]["status_code"] == 307
+    assert line["error"]["code"] == "server_redirects"
+    assert asked == 3, "nothing was tried again"
+    [log] = [log for log in logs if log["event"] == "deployment.redirects"]
+    for told in (line["error"]["message"], log["detail"]):
+        assert where in told
+        assert "pass" not in told
+        assert "secret" not in told
 
 
 @pytest.mark.parametrize("fault", ["status=500", "status=503", "status=408", "reset", "truncate", "abort", "bad-json"])

@@ -24,10 +24,12 @@ from batchyard.batch_runner.lines import (
 from batchyard.batch_runner.member import Member
 from batchyard.batch_runner.pool import Pool, PoolRetired
 from batchyard.batch_runner.priority import Takes, may_be_refused
+from batchyard.batch_runner.redirects import described, is_redirect
 from batchyard.batch_runner.retry import THROTTLED, Failure, RetryPolicy, Spent, is_retryable, parse_retry_after
 from batchyard.batch_runner.segments import Kind, Result
 from batchyard.batch_runner.upstream import Upstream
 from batchyard.common.clock import Clock
+from batchyard.common.config import Deployment
 from batchyard.common.logs import get_logger
 
 _SERVER_ERRORS = frozenset({500, 502, 503, 504})
@@ -161,7 +163,7 @@ class Attempts:
             return _unanswered(job, "response_too_large", str(error), deployment.id)
         except UpstreamError as error:
             return _Failed(Failure.BROKEN, str(error))
-        return self._judge(job, answer, upstream_id, deployment.id)
+        return self._judge(job, answer, upstream_id, deployment)
 
     async def _post(self, job: LineJob, member: Member, request_id: str) -> Answer:
         """The server's answer, to a request without a priority where it does not take one. Raises UpstreamError."""
@@ -181,7 +183,7 @@ class Attempts:
                 _log.warning("deployment.no_priority", deployment=deployment.id, pool=deployment.pool)
             return plain
 
-    def _judge(self, job: LineJob, answer: Answer, upstream_id: str, deployment: str) -> Result | _Failed:
+    def _judge(self, job: LineJob, answer: Answer, upstream_id: str, deployment: Deployment) -> Result | _Failed:
         if is_retryable(answer.status):
             throttled = answer.status == THROTTLED
             return _Failed(
@@ -190,7 +192,7 @@ class Attempts:
                 answer,
                 parse_retry_after(answer.header("retry-after"), self._clock.now()),
             )
-        tokens, kind, body = Tokens(), Kind.FAILED, one_line_json
+        tokens, kind, body, error = Tokens(), Kind.FAILED, one_line_json, None
         if 200 <= answer.status < 300:
             read = read_answer(answer.body)
             if read is None:
@@ -198,9 +200,12 @@ class Attempts:
             if read.aborted:
                 return _Failed(Failure.ABORTED, "the server gave up while it was answering")
             tokens, kind, body = read.tokens, Kind.COMPLETED, on_one_line
+        elif is_redirect(answer):
+            told = described(answer, deployment.base_url)
+            error = LineError("server_redirects", f"Redirects are not followed: {told}.")
         custom_id = bytes(job.request.custom_id)
-        text = answered_line(job.identity, custom_id, answer.status, upstream_id, body(answer.body))
-        return Result(job.line, kind, tokens, deployment, text)
+        text = answered_line(job.identity, custom_id, answer.status, upstream_id, body(answer.body), error)
+        return Result(job.line, kind, tokens, deployment.id, text)
 
     async def _is_down(self, failed: _Failed, member: Member, pool: Pool) -> bool:
         """Whether the failure is the server's and not the line's: then the line waits and nothing is counted.

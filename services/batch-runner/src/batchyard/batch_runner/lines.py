@@ -162,7 +162,7 @@ def answered_line(
     identity: str, custom_id: bytes, status: int, upstream_id: str, body: bytes, error: LineError | None = None
 ) -> bytes:
     """A result line around an answer's own JSON on one line (no newline at its end). `error` if it is the last of
-    several."""
+    several, or a redirect."""
     return b'{"id":"%b","custom_id":%b,"response":{"status_code":%d,"request_id":%b,"body":%b},"error":%b}' % (
         identity.encode(),
         custom_id,

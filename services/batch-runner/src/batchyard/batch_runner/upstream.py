@@ -1,6 +1,7 @@
 """A line's way to the model server and back."""
 
 import json
+import time
 from base64 import b64encode
 from dataclasses import dataclass
 from enum import Enum
@@ -11,11 +12,15 @@ from yarl import URL
 
 from batchyard.batch_runner.exchange import Answer, UpstreamError
 from batchyard.batch_runner.http_client import HttpClient, Origin
+from batchyard.batch_runner.redirects import described, is_redirect
 from batchyard.common.config import Deployment
+from batchyard.common.logs import get_logger
 
 _HEALTH_TIMEOUT = 5.0
 _METRICS_TIMEOUT = 2.0
 _DOCUMENT_BYTES = 8 * 1024 * 1024
+_TOLD_EVERY = 60.0  # seconds
+_log = get_logger(__name__)
 
 
 class Health(Enum):
@@ -66,6 +71,7 @@ class HttpUpstream:
         self._request_timeout = request_timeout
         self._max_response_bytes = max_response_bytes
         self._routes: dict[tuple[str, str, str], _Route] = {}
+        self._told: dict[str, float] = {}
         self._client = HttpClient()
 
     async def __aenter__(self) -> Self:
@@ -79,12 +85,15 @@ class HttpUpstream:
     async def post(self, deployment: Deployment, path: str, body: bytes, request_id: str) -> Answer:
         route = self._route("POST", deployment, path)
         own = b"content-type: application/json\r\nx-request-id: %b\r\ncontent-length: %d\r\n\r\n"
-        return await self._client.send(
+        answer = await self._client.send(
             route.origin,
             b"".join((route.head, own % (request_id.encode(), len(body)), body)),
             most=self._max_response_bytes,
             timeout=deployment.timeout or self._request_timeout,
         )
+        if is_redirect(answer):
+            self._tell_redirect(deployment, path, answer)
+        return answer
 
     async def health(self, deployment: Deployment) -> Health:
         answer = await self._get(deployment, "/health", _HEALTH_TIMEOUT)
@@ -114,11 +123,23 @@ class HttpUpstream:
         """What the server answers, or None if it does not, or not within so many seconds."""
         route = self._route("GET", deployment, path)
         try:
-            return await self._client.send(
+            answer = await self._client.send(
                 route.origin, route.head + b"\r\n", most=_DOCUMENT_BYTES, timeout=timeout, repeatable=True
             )
         except UpstreamError:
             return None
+        if is_redirect(answer):
+            self._tell_redirect(deployment, path, answer)
+        return answer
+
+    def _tell_redirect(self, deployment: Deployment, path: str, answer: Answer) -> None:
+        """Tell whoever runs the server, once a minute: it happens to every request."""
+        now = time.monotonic()
+        if now - self._told.get(deployment.id, -_TOLD_EVERY) < _TOLD_EVERY:
+            return
+        self._told[deployment.id] = now
+        detail = described(answer, deployment.base_url)
+        _log.warning("deployment.redirects", deployment=deployment.id, pool=deployment.pool, path=path, detail=detail)
 
     def _route(self, method: str, deployment: Deployment, path: str) -> _Route:
         key = (method, deployment.id, path)
