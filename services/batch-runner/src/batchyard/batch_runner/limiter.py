@@ -8,12 +8,13 @@ https://github.com/Netflix/concurrency-limits).
 """
 
 import math
-from collections import deque
-from dataclasses import replace
 
+from batchyard.batch_runner.bursts import Bursts
+from batchyard.batch_runner.leavers import Leavers
 from batchyard.batch_runner.observation import Load, Observation
-from batchyard.batch_runner.room import Room, queue_target
+from batchyard.batch_runner.room import Room
 from batchyard.batch_runner.search import GENTLE, LEAST_COMPLETIONS, UP, Bounds, Search
+from batchyard.batch_runner.server_queue import ServerQueue, queue_target
 from batchyard.batch_runner.verdict import Decision, Reason
 
 _DOUBLE = 2.0
@@ -22,15 +23,10 @@ _ARRIVED = 0.8  # of what is in flight: as much in the server shows that it has 
 _RAMP = 0.4  # seconds after which twice as many are sent even if that is not to be seen
 _BEGINS = 1.0  # seconds in which the first requests may still be on their way
 _BACK_OFF = 0.08  # of the limit, besides what has to wait
-_LASTS = 0.3  # seconds that a queue may be there
 _ARRIVES = 0.6  # seconds in which what was sent at once is taken in by the server, and waits
 _GENEROUS = 0.3  # of one request: servers with few slots would lose one of them by rounding down
 _PROBE_AFTER = 10.0  # seconds at the brink until it is tried whether there is more
-_SUDDEN = 0.1  # of what runs: a rise of others' load that is people and no other runner, if it comes
-_AT_ONCE = 0.6  # within so many seconds
-_KV_FULL = 0.97
 _SLOWER = 2.0  # times slower than at best: without metrics, this is a queue
-_LEAVING = 1.2  # seconds in which a busy server gets rid of what was taken back
 _IDLE_FORGETS = 10.0  # seconds without a request after which the limit begins anew
 
 
@@ -52,12 +48,10 @@ class Limiter:
         self._room = Room()
         self._raised_at = -math.inf
         self._done = 0  # answers since then
-        self._queued_since: float | None = None
-        self._lately: deque[tuple[float, float]] = deque()  # others' load, and when
+        self._queue = ServerQueue()
+        self._bursts = Bursts()
         self._active_at: float | None = None
-        self._taken_back = 0  # requests of our own, from the queue
-        self._had = 0  # requests in flight when that was done
-        self._leaving_until = 0.0
+        self._leavers = Leavers()
 
     @property
     def limit(self) -> int:
@@ -75,7 +69,7 @@ class Limiter:
 
     def observe(self, seen: Observation) -> Decision:
         """The limit from now on."""
-        seen = self._without_leavers(seen)
+        seen = self._leavers.without(seen)
         before, self._last = self._last, seen
         limit = self._limit
         self._note(seen, before)
@@ -85,16 +79,8 @@ class Limiter:
         if self._limit > limit:
             self._raised_at, self._done = seen.now, 0
         if decision.abort and decision.reason is Reason.QUEUE:
-            self._taken_back, self._had, self._leaving_until = decision.abort, seen.in_flight, seen.now + _LEAVING
+            self._leavers.taken_back(decision.abort, seen)
         return Decision(self.limit, decision.reason, decision.abort)
-
-    def _without_leavers(self, seen: Observation) -> Observation:
-        """A busy server shows for a moment more what was taken back from its queue: that is nobody else's load."""
-        if seen.load is None or seen.now >= self._leaving_until:
-            return seen
-        waiting = min(float(self._taken_back), seen.load.waiting)
-        load = replace(seen.load, waiting=seen.load.waiting - waiting)
-        return replace(seen, load=load, leaving=max(0, self._had - seen.at_most - math.ceil(waiting)))
 
     # --- what is remembered
 
@@ -109,10 +95,7 @@ class Limiter:
             elif seen.now - self._active_at > _IDLE_FORGETS:
                 self._begin_anew(seen.now)
             self._active_at = seen.now
-        if seen.load is None or seen.load.waiting <= queue_target(seen.load):
-            self._queued_since = None
-        elif self._queued_since is None:
-            self._queued_since = seen.now
+        self._queue.note(seen)
         self._room.note(seen, self._elapsed, self._latency, self._raised_at)
 
     def _begin_anew(self, now: float) -> None:
@@ -156,53 +139,48 @@ class Limiter:
 
     def _cut_for_burst(self, seen: Observation, load: Load) -> Decision | None:
         """Others came and wait: give them the places at once, and those back that have cost the least so far."""
-        rise = self._sudden_rise(seen)
-        if rise < max(2.0, _SUDDEN * load.running) or load.waiting <= queue_target(load):
+        rise = self._bursts.rise(seen, load)
+        if not rise or load.waiting <= queue_target(load):
             return None
         self._room.is_full(load.running)
-        self._lately = deque([(seen.now, seen.others)])
+        self._bursts.answered(seen)
         needed = min(load.waiting, rise) + rise  # as many are still to come: most looks come in the middle of a burst
         self._limit = max(float(self._least), min(self._limit, seen.in_flight - needed))
         self._settle_after_cut(seen)
         return Decision(self.limit, Reason.BURST, abort=max(0, min(math.ceil(needed), seen.in_flight - self.limit)))
 
-    def _sudden_rise(self, seen: Observation) -> float:
-        """How much others' load has risen lately, or since the look before if that is longer ago."""
-        self._lately.append((seen.now, seen.others))
-        while len(self._lately) > 2 and self._lately[0][0] < seen.now - _AT_ONCE:
-            self._lately.popleft()
-        return seen.others - min(others for _, others in self._lately)
-
     def _cut_for_queue(self, seen: Observation, load: Load) -> Decision | None:
-        target = queue_target(load)
-        has_lasted = self._queued_since is not None and seen.now - self._queued_since >= _LASTS
-        lasts = has_lasted and seen.now - self._raised_at >= _ARRIVES
-        if load.waiting <= target or not (lasts or load.waiting > 4 * target):
-            return None
-        if seen.in_flight > self.limit and lasts:
-            return Decision(self.limit, Reason.QUEUE)  # what is too much is on its way out
+        is_too_much = self._queue.is_too_much(load, seen.now)
+        if not is_too_much:
+            if not self._queue.lasts(seen.now) or seen.now - self._raised_at < _ARRIVES:
+                return None
+            if seen.in_flight > self.limit:
+                return Decision(self.limit, Reason.QUEUE)  # what is too much is on its way out
         self._room.is_full(load.running)
         # Who has more gives more: so several runners come to equal shares.
         share = min(1.0, seen.in_flight / max(load.running + load.waiting, 1.0))
-        bearable = (1.0 - _BACK_OFF * share) * (seen.in_flight - share * load.waiting)
+        runs = seen.in_flight - share * load.waiting
+        if self._queue.lasts_too_long(seen.now):
+            runs *= self._room.memory.keeps(load)  # those that grow in a full KV cache push out others at every look
+        target, bearable = queue_target(load), (1.0 - _BACK_OFF * share) * runs
         if self._room.is_alone(seen):
             free = self._room.free(seen)
-            bearable = min(seen.in_flight - load.waiting + target / 2, math.inf if free is None else free)
+            bearable = min(runs + target / 2, math.inf if free is None else free)
         self._limit = max(float(self._least), min(self._limit, bearable))
         self._settle_after_cut(seen)
         # Of our own, the youngest are those that wait: nothing is lost by taking them back.
-        abort = math.ceil(share * (load.waiting - target)) if load.waiting > 4 * target else 0
+        abort = math.ceil(seen.in_flight - runs - share * target) if is_too_much else 0
         return Decision(self.limit, Reason.QUEUE, abort=max(0, min(abort, seen.in_flight - self.limit)))
 
     def _cut_for_memory(self, seen: Observation, load: Load, before: Observation | None) -> Decision | None:
         preempted = 0.0
         if before is not None and before.load is not None:
             preempted = (load.preemptions or 0.0) - (before.load.preemptions or 0.0)
-        memory, usage = self._room.memory, load.kv_usage or 0.0
+        memory = self._room.memory
         overflows = memory.overflows(preempted, seen.completions, self._elapsed)
-        if not overflows and usage <= _KV_FULL:
+        if not overflows and memory.keeps(load) == 1:
             return None
-        reason, factor = (Reason.PREEMPTIONS, 0.95) if overflows else (Reason.KV_CACHE, memory.target / usage)
+        reason, factor = (Reason.PREEMPTIONS, 0.95) if overflows else (Reason.KV_CACHE, memory.keeps(load))
         decision = self._cut_to(seen, factor * min(self._limit, seen.in_flight), reason)
         if decision is not None:
             self._room.is_memory_bound = True

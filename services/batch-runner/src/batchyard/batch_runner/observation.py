@@ -58,7 +58,7 @@ class Observation:
     load: Load | None = None
     most: int = 0
     siblings: int = 0
-    leaving: int = 0
+    leaving: float = 0.0
     throttled: int = 0
     timeouts: int = 0
 

@@ -3,6 +3,7 @@
 import math
 
 from batchyard.batch_runner.observation import Load, Observation
+from batchyard.batch_runner.server_queue import queue_target
 
 _DOUBT = 1.3  # times what made the server full: with more than that and no queue, the server is another one
 _BRINK = 0.97  # of what made the server full: with less nobody waits who comes beside us
@@ -13,7 +14,7 @@ _UNSETTLED = 1.0  # seconds after a rise of the limit in which much is on the wa
 _CATCHES_UP = 0.3  # of the difference, for each look at a queue
 _CREEPS = 0.01  # of what makes the server full, for each look that shows no queue
 _KV_LEAST = 0.2  # of the KV cache: with less taken, a request's part in it says little
-_KV_TARGET, _KV_LOWEST = 0.91, 0.8
+_KV_TARGET, _KV_LOWEST, _KV_FULL = 0.91, 0.8, 0.97
 _KV_LOWERED, _KV_RECOVERS = 0.02, 0.002  # for each cut, and for each second
 _LOSSES, _LOSSES_FADE = 0.02, 10.0  # preemptions for each answer that cost less than room for them; seconds
 
@@ -48,8 +49,14 @@ class Memory:
         """A cut was made for that: leave more of it free for a while."""
         self.target = max(_KV_LOWEST, self.target - _KV_LOWERED)
 
+    def keeps(self, load: Load) -> float:
+        """The share of what runs that has room to grow: 1, unless it is all but full."""
+        usage = load.kv_usage or 0.0
+        return self.target / usage if usage > _KV_FULL else 1.0
+
     @property
     def fits(self) -> float:
+        """Requests for which it has room; infinite if too little is taken to tell."""
         if self._usage < _KV_LEAST or self._running < 1:
             return math.inf
         return self.target * self._running / self._usage
@@ -147,8 +154,3 @@ class Room:
         # What is left free for people is not to be filled by what was on its way, should it all be there at once.
         way = min(self.way, most) if self.is_alone(seen) else 0.0
         return most - seen.others - seen.siblings - self.reserve(seen) + way
-
-
-def queue_target(load: Load) -> float:
-    """Requests that may wait: between two steps of the engine, those that have just come do."""
-    return max(2.0, 0.05 * load.running)
