@@ -12,6 +12,7 @@ import pytest
 from batchyard.cli.running import running_stack
 from batchyard.vllm_sim.answers import chat_text
 from batchyard.vllm_sim.prompts import chat_prompt, prompt_digest
+from support.programs import add_runner
 from support.stack import MODEL
 from support.systems import System, Yard, expected_answer, request_line
 
@@ -40,6 +41,33 @@ async def test_the_address_of_one_server_is_configuration_enough(yard: Yard, tmp
         )
         batch = await system.ended(batch["id"])
         assert [problem["code"] for problem in batch["errors"]["data"]] == ["model_not_found"]
+
+
+@pytest.mark.timeout(120)
+async def test_two_runners_keep_together_to_what_a_server_may_have(yard: Yard, tmp_path: Path) -> None:
+    sim = await yard.sim(base_latency=0.1)
+    config = tmp_path / "ceiling.yaml"
+    server = {"model": f"hosted_vllm/{MODEL}", "api_base": sim.url, "max_parallel_requests": 7}
+    config.write_text(json.dumps({"model_list": [{"model_name": MODEL, "litellm_params": server}]}))
+    environment = {"BATCHYARD_SHARD_LINES": "10", "BATCHYARD_SHARDS_PER_POOL": "8"}
+    async with running_stack(tmp_path / "ceiling", config=config, environment=environment) as stack:
+        system = System(stack, await yard.client())
+        add_runner(stack, "batch-runner-2")
+
+        async def parts() -> list[tuple[int, bool]]:
+            runners = (await system.call("GET", "/fleet"))["runners"]
+            return sorted((one["max_parallel_requests"], one["in_flight"] > 0) for r in runners for one in r["data"])
+
+        while len(await parts()) < 2:
+            await asyncio.sleep(0.05)
+        batch = await system.submit(b"\n".join(request_line(f"r{n}", f"hello {n}") for n in range(400)))
+        while await parts() != [(3, True), (4, True)]:
+            await asyncio.sleep(0.05)
+        done = (await system.call("GET", f"/batches/{batch['id']}"))["request_counts"]["completed"]
+        await system.until(batch["id"], lambda batch: batch["request_counts"]["completed"] >= done + 14)
+        sim.state.capacity.forget_peaks()
+        assert (await system.ended(batch["id"]))["request_counts"]["completed"] == 400
+        assert sim.state.capacity.max_in_flight == 7
 
 
 @pytest.mark.timeout(120)

@@ -53,7 +53,27 @@ def test_what_was_never_answered_costs_no_tokens() -> None:
         allowance.end(allowance.expected, None, 0.0)
 
 
-def test_it_tells_which_limits_it_was_made_for() -> None:
-    assert Allowance(1, 2, 0.0).is_of(1, 2)
-    assert not Allowance(1, 2, 0.0).is_of(1, None)
-    assert Allowance(None, None, 0.0).is_unlimited
+def test_another_limit_holds_from_its_moment_on_and_lets_in_nothing_twice() -> None:
+    allowance = Allowance(600, None, 0.0)
+    sent = sent_within(allowance, 60)
+    for now in (60.0, 60.1, 60.2):
+        allowance.become(300, None, now)
+        allowance.become(600, None, now)
+    allowance.become(300, None, 60.3)
+    more = 0
+    for tenth in range(603, 1203):
+        while not allowance.closed_for(tenth / 10):
+            allowance.take(tenth / 10)
+            more += 1
+    assert len(sent) == pytest.approx(600, abs=11)
+    assert more == pytest.approx(300, abs=6)
+
+
+def test_a_limit_comes_and_goes() -> None:
+    allowance = Allowance(None, None, 0.0)
+    assert allowance.is_unlimited
+    allowance.become(60, None, 0.0)
+    allowance.take(0.0)
+    assert allowance.closed_for(0.5) == pytest.approx(0.5)
+    allowance.become(None, None, 0.5)
+    assert allowance.is_unlimited

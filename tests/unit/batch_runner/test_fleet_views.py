@@ -129,7 +129,7 @@ async def test_a_runner_that_stops_says_so(runner: Any, settings: Settings, mess
     await staying.listen()
     await going.listen()
     stop = asyncio.Event()
-    running = asyncio.create_task(going.run(stop))
+    running = asyncio.create_task(going.run(stop, asyncio.Event()))
     async with asyncio.timeout(10):
         while not (staying.others == {"b"} and going.others == {"a"}):
             await asyncio.sleep(0.01)
@@ -148,6 +148,7 @@ async def test_those_who_ask_at_the_same_time_ask_once(runner: Any, messaging: M
     await asyncio.gather(*(views.collect() for _ in range(10)))
     await messaging.connection.flush()
     assert asked.pending_msgs == 1
+    await asked.unsubscribe()  # or leaving would wait for half a minute until somebody reads it
 
 
 async def test_an_answer_that_cannot_be_read_is_left_out(runner: Any, messaging: Messaging) -> None:

@@ -9,6 +9,7 @@ from batchyard.batch_runner.exchange import Answer
 from batchyard.batch_runner.fairness import Claim
 from batchyard.batch_runner.flight import Flight
 from batchyard.batch_runner.member import Member
+from batchyard.batch_runner.part import Part
 from batchyard.batch_runner.pool import Pool, PoolRetired
 from batchyard.batch_runner.upstream import Health
 from batchyard.common.clock import SystemClock
@@ -38,7 +39,7 @@ class Servers:
         return Health.ALIVE if self.alive else self.otherwise
 
 
-def deployment(name: str, limit: int = 2, weight: float = 1.0) -> Deployment:
+def deployment(name: str, limit: int | None = 2, weight: float = 1.0) -> Deployment:
     return Deployment(
         id=name, pool="m", model="m", base_url=f"http://{name}", max_parallel_requests=limit, weight=weight
     )
@@ -383,3 +384,27 @@ async def test_a_retired_pool_sends_everybody_away(pool: Pool) -> None:
     with pytest.raises(PoolRetired):
         await pool.acquire()
     pool.release(held)
+
+
+# --- beside other runners
+
+
+async def test_a_runner_keeps_to_its_part_of_the_limits(servers: Servers) -> None:
+    pool = Pool("m", [deployment("a", 5), deployment("b", None)], 9, servers, SystemClock(), 0.01, start_limit=32)
+    a, b = pool.members
+    pool.divide(Part(1, 2))
+    assert (a.ceiling, a.limit, b.ceiling) == (2, 2, 9), "what an entry says is for all, the default for each"
+    pool.update([deployment("a", 50), deployment("b", None)])
+    assert a.ceiling == 25
+    pool.divide(Part())
+    assert a.ceiling == 50
+
+
+async def test_a_pool_tells_when_work_comes_to_it(servers: Servers) -> None:
+    came: list[str] = []
+    one = Pool("m", [deployment("a")], 9, servers, SystemClock(), 0.01, begins=lambda: came.append("work"))
+    for _ in range(2):
+        with one.claimed("t", "x"), one.claimed("t", "y"):
+            assert one.is_at_work
+        assert not one.is_at_work
+    assert came == ["work", "work"]

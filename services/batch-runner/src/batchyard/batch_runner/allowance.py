@@ -3,8 +3,6 @@
 Source: https://en.wikipedia.org/wiki/Token_bucket
 """
 
-from dataclasses import dataclass
-
 _MINUTE = 60.0
 _FIRST_GUESS = 1000.0  # tokens that a request costs, until one has told
 _NEWEST = 0.1  # what the newest answer counts in the mean
@@ -19,6 +17,13 @@ class Bucket:
         self._level = self._size
         self._at = now
 
+    def become(self, per_minute: float, now: float) -> None:
+        """Another rate from now on. What is overdrawn remains so."""
+        level = self._level_at(now)
+        self._rate = per_minute / _MINUTE
+        self._size = max(1.0, self._rate)
+        self._level, self._at = min(level, self._size), now
+
     def spend(self, amount: float, now: float) -> None:
         """Take out `amount`; a negative one is given back."""
         self._level = self._level_at(now) - amount
@@ -32,27 +37,22 @@ class Bucket:
         return min(self._size, self._level + (now - self._at) * self._rate)
 
 
-@dataclass(frozen=True, slots=True)
-class _Limits:
-    rpm: int | None
-    tpm: int | None
-
-
 class Allowance:
     """The requests and tokens that a deployment may have.
 
     What a request costs is known when its answer is there. Until then it is taken to cost what others did.
     """
 
-    def __init__(self, rpm: int | None, tpm: int | None, now: float) -> None:
-        self._limits = _Limits(rpm, tpm)
-        self._requests = None if rpm is None else Bucket(rpm, now)
-        self._tokens = None if tpm is None else Bucket(tpm, now)
+    def __init__(self, rpm: float | None, tpm: float | None, now: float) -> None:
+        self._requests: Bucket | None = None
+        self._tokens: Bucket | None = None
         self._mean = _FIRST_GUESS
+        self.become(rpm, tpm, now)
 
-    def is_of(self, rpm: int | None, tpm: int | None) -> bool:
-        """Whether it was made for these limits."""
-        return self._limits == _Limits(rpm, tpm)
+    def become(self, rpm: float | None, tpm: float | None, now: float) -> None:
+        """Other limits from now on; what was sent under those before counts."""
+        self._requests = _bucket(self._requests, rpm, now)
+        self._tokens = _bucket(self._tokens, tpm, now)
 
     @property
     def is_unlimited(self) -> bool:
@@ -84,3 +84,12 @@ class Allowance:
             return
         self._tokens.spend(tokens - expected, now)
         self._mean += _NEWEST * (tokens - self._mean)
+
+
+def _bucket(before: Bucket | None, per_minute: float | None, now: float) -> Bucket | None:
+    if per_minute is None:
+        return None
+    if before is None:
+        return Bucket(per_minute, now)
+    before.become(per_minute, now)
+    return before

@@ -89,7 +89,9 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
         natives = NativeServers(store, fleet, native_api, settings, clock, rng)
         results = Results(store, natives, commands, settings)
         access = ModelAccess(fleet, teams)
-        presence = Presence(messaging.connection, runner_name(), clock)
+        presence = Presence(
+            messaging.connection, runner_name(), clock, lambda: fleet.at_work, lambda: fleet.divide(presence.part_in)
+        )
         standings = Standings(store, settings, clock, lambda: 1 + len(presence.others))
         admission = Admission(store, EnqueuedStore(messaging.js), teams, commands, clock)
         pauses = Pauses()
@@ -154,6 +156,7 @@ async def _run(settings: RunnerSettings, config: Config, stop: asyncio.Event) ->
                     budgets,
                     control,
                     presence,
+                    fleet.news,
                     views,
                     standings,
                     health,
@@ -171,6 +174,7 @@ async def _work(
     budgets: BudgetWatch,
     control: Control,
     presence: Presence,
+    news: asyncio.Event,
     views: FleetViews,
     standings: Standings,
     health: HealthChecks,
@@ -199,7 +203,7 @@ async def _work(
         tasks.create_task(worker.watch(stop))
         tasks.create_task(reconciler.run(stop))
         tasks.create_task(control.run(stop))
-        tasks.create_task(presence.run(stop))
+        tasks.create_task(presence.run(stop, news))
         tasks.create_task(standings.run(stop))
         tasks.create_task(budgets.run(stop))
         await stop.wait()

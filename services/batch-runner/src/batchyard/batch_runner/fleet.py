@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from batchyard.batch_runner.breaker import BreakerRules
+from batchyard.batch_runner.part import Part
 from batchyard.batch_runner.pool import Pool
 from batchyard.batch_runner.settings import RunnerSettings
 from batchyard.batch_runner.upstream import Upstream
@@ -19,7 +20,11 @@ _STARTED = int(time.time())
 
 
 class Fleet:
-    """The configured deployments as pools by model name. `use` brings in another configuration."""
+    """The configured deployments as pools by model name. `use` brings in another configuration.
+
+    Attributes:
+        news: Set when a pool has something to do that had nothing.
+    """
 
     def __init__(self, config: Config, settings: RunnerSettings, upstream: Upstream, clock: Clock) -> None:
         self._config = config
@@ -27,7 +32,9 @@ class Fleet:
         self._upstream = upstream
         self._clock = clock
         self._served: dict[tuple[Deployment, ...], tuple[float, list[list[str] | None]]] = {}
+        self._part_in: Callable[[str], Part] = lambda _: Part()
         self.pools: dict[str, Pool] = {}
+        self.news = asyncio.Event()
         self._open_pools()
 
     def use(self, config: Config) -> None:
@@ -40,6 +47,17 @@ class Fleet:
         for name, pool in self.pools.items():
             pool.update(config.pools[name])
         self._open_pools()
+
+    @property
+    def at_work(self) -> frozenset[str]:
+        """The pools that have something to do here."""
+        return frozenset(name for name, pool in self.pools.items() if pool.is_at_work)
+
+    def divide(self, part_in: Callable[[str], Part]) -> None:
+        """Keep to this part of the limits of each pool from now on."""
+        self._part_in = part_in
+        for name, pool in self.pools.items():
+            pool.divide(part_in(name))
 
     async def pool_for(self, model: str) -> str | None:
         """The pool that serves `model`, or None. Servers behind a pattern are asked what they serve; while none of them
@@ -103,7 +121,9 @@ class Fleet:
                     self._settings.head_start,
                     self._settings.initial_parallel_requests if self._settings.adaptive_concurrency else None,
                     BreakerRules(self._settings.breaker_failures, self._settings.breaker_cooldown_cap),
+                    self.news.set,
                 )
+                self.pools[name].divide(self._part_in(name))
 
     async def _served_by(self, deployments: tuple[Deployment, ...]) -> list[tuple[Deployment, list[str] | None]]:
         """The names that each deployment says it serves; None for one that cannot say at the moment."""

@@ -103,6 +103,8 @@ def _sum(states: list[DeploymentState]) -> DeploymentState:
     best = min(states, key=lambda state: ("up", "resting", "down").index(state.status))
     circuit = min((state.circuit for state in states), key=("closed", "half_open", "open").index)
     in_flight = sum(state.in_flight for state in states)
+    at_work = [state for state in states if state.in_flight] or states[:1]  # others would get parts of this
+    most = sum(state.max_parallel_requests for state in at_work)
     cuts = sorted((cut for state in states for cut in state.cuts), key=lambda cut: cut.at, reverse=True)
     counters = (state.counters.model_dump() for state in states)
     total: dict[str, int] = {}
@@ -113,8 +115,8 @@ def _sum(states: list[DeploymentState]) -> DeploymentState:
             "status": best.status,
             "rests_until": best.rests_until,
             "circuit": circuit,
-            "limit": sum(state.limit for state in states),
-            "max_parallel_requests": sum(state.max_parallel_requests for state in states),
+            "limit": min(sum(state.limit for state in states), most),
+            "max_parallel_requests": most,
             "in_flight": in_flight,
             "load": newest.load and _without(newest.load, in_flight),
             "cuts": tuple(cuts[:_CUTS_SHOWN]),

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,6 +12,7 @@ from batchyard.batch_runner.fairness import Claim, FairQueue, Share
 from batchyard.batch_runner.flight import Flights
 from batchyard.batch_runner.health_watch import HealthWatch
 from batchyard.batch_runner.member import Member
+from batchyard.batch_runner.part import Part
 from batchyard.batch_runner.priority import PriorityProbe
 from batchyard.batch_runner.segments import Kind
 from batchyard.batch_runner.steering import Steering
@@ -46,6 +47,7 @@ class Pool:
         default_limit: Requests in flight at most to a deployment that has no `max_parallel_requests`.
         start_limit: Where the search for each deployment's own limit begins; None for no search.
         breaker_rules: When a deployment that fails is left alone, and for how long.
+        begins: Called when the first shard comes to where there was none.
 
     Attributes:
         health: Who is asked whether a deployment is alive.
@@ -63,6 +65,7 @@ class Pool:
         head_start: int = 0,
         start_limit: int | None = None,
         breaker_rules: BreakerRules | None = None,
+        begins: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.members: list[Member] = []
@@ -72,8 +75,10 @@ class Pool:
         self._clock = clock
         self._start_limit = start_limit
         self._breaker_rules = breaker_rules or BreakerRules()
+        self._begins = begins
         self._opening: asyncio.TimerHandle | None = None
         self._waiters: FairQueue[_Waiter] = FairQueue(head_start)
+        self._part = Part()
         self._nobody = FairQueue[_Waiter](0).open("", "")
         self.health = HealthWatch(name, upstream, clock, probe_interval, self._wake)
         self.update(deployments)
@@ -93,9 +98,19 @@ class Pool:
         self.members = members
         self._wake()
 
+    def divide(self, part: Part) -> None:
+        """Keep to this part of the deployments' limits: other runners have the others."""
+        if part != self._part:
+            self._part = part
+            self.update([member.deployment for member in self.members])
+
+    def _ceiling(self, deployment: Deployment) -> int:
+        most = deployment.max_parallel_requests
+        return self._default_limit if most is None else self._part.whole(most)
+
     def _new_member(self, deployment: Deployment) -> Member:
-        ceiling = deployment.max_parallel_requests or self._default_limit
-        flights = Flights(Allowance(deployment.rpm, deployment.tpm, self._clock.monotonic()))
+        ceiling = self._ceiling(deployment)
+        flights = Flights(Allowance(None, None, self._clock.monotonic()))
         if self._start_limit is None:
             return Member(deployment, ceiling, ceiling, flights, Breaker(self._breaker_rules))
         steering = Steering(self._start_limit, ceiling)
@@ -106,9 +121,9 @@ class Pool:
         if member.deployment.priority != deployment.priority:
             member.priority = PriorityProbe()
         member.deployment = deployment
-        member.ceiling = deployment.max_parallel_requests or self._default_limit
-        if not member.flights.allowance.is_of(deployment.rpm, deployment.tpm):
-            member.flights.allowance = Allowance(deployment.rpm, deployment.tpm, self._clock.monotonic())
+        member.ceiling = self._ceiling(deployment)
+        rpm, tpm = self._part.rate(deployment.rpm), self._part.rate(deployment.tpm)
+        member.flights.allowance.become(rpm, tpm, self._clock.monotonic())
         if member.steering is None:
             member.limit = member.ceiling
         else:
@@ -130,11 +145,19 @@ class Pool:
     @contextmanager
     def claimed(self, tenant: str, batch: str) -> Iterator[Claim]:
         """What the lines of one shard wait under, for as long as it is here."""
+        was_at_work = self.is_at_work
         claim = self._waiters.open(tenant, batch)
+        if not was_at_work:
+            self._begins()
         try:
             yield claim
         finally:
             self._waiters.close(claim)
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether there are shards here."""
+        return bool(self._waiters.batches)
 
     @property
     def waiting(self) -> int:

@@ -84,11 +84,13 @@ class LiteLLMParams(Section):
     max_parallel_requests: int | None = Field(
         default=None,
         ge=1,
-        description="requests in flight to this server at most, from each runner; `BATCHYARD_MAX_PARALLEL_REQUESTS` if "
-        "absent",
+        description="requests in flight to this server at most, from all runners together; "
+        "`BATCHYARD_MAX_PARALLEL_REQUESTS`, from each runner, if absent",
     )
-    rpm: int | None = Field(default=None, ge=1, description="requests per minute, from each runner")
-    tpm: int | None = Field(default=None, ge=1, description="tokens per minute, prompts included, from each runner")
+    rpm: int | None = Field(default=None, ge=1, description="requests per minute, from all runners together")
+    tpm: int | None = Field(
+        default=None, ge=1, description="tokens per minute, prompts included, from all runners together"
+    )
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="its share of the model's requests")
     batch_mode: BatchMode | None = Field(
         default=None,
