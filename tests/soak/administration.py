@@ -15,6 +15,7 @@ from soak.chaos import Chaos
 from soak.client import Client
 from soak.configuration import write_config
 from soak.diary import Deed, Diary, Refused
+from soak.subscribing import subscribe
 from soak.teams import DEFAULT, GRACE, LATER_PRICES, OPEN, Body, PlannedTeam
 
 LEAVER = "leaver"
@@ -27,6 +28,7 @@ class Administrator:
 
     Attributes:
         clients: A client of each team, with its key, as soon as there is one.
+        receiver: Where webhooks are to be sent.
         leaver: One with the key that is revoked.
         rotated: One that goes on with the secret that was rotated.
         ids: The IDs of the keys, by alias.
@@ -39,6 +41,7 @@ class Administrator:
     diary: Diary
     config: Path
     sims: list[RunningSim]
+    receiver: str
     clients: dict[str, Client] = field(default_factory=dict)
     leaver: Client | None = None
     rotated: Client | None = None
@@ -47,6 +50,8 @@ class Administrator:
     async def run(self) -> None:
         """Make everything, then change it, each thing after so many strikes."""
         self.clients[DEFAULT] = self.master
+        for owner in (None, DEFAULT):
+            self.diary.endpoints.append(await subscribe(self.master, owner, self.receiver))
         for team in self.teams:
             await self._make(team)
         self.leaver = await self._key(LEAVER, {"team_id": OPEN})
@@ -76,7 +81,9 @@ class Administrator:
         except Refused as refused:
             if refused.status != httpx.codes.CONFLICT:  # an answer was lost, and the team is there
                 raise
-        self.clients[team.name] = await self._key(team.name, {"team_id": team.name, **team.key})
+        client = await self._key(team.name, {"team_id": team.name, **team.key})
+        self.diary.endpoints.append(await subscribe(client, team.name, self.receiver))
+        self.clients[team.name] = client
 
     async def _key(self, alias: str, body: Body) -> Client:
         """A client with a new key. One that was made before its answer was lost gets another secret."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from batchyard.vllm_sim.testing import RunningSim
 from soak.plan import IN_FLIGHT, MODELS
+from support.receiver import LOOPBACK
 
 KEY = "sk-soak"
 FLUSH_INTERVAL = 0.3
@@ -31,6 +32,9 @@ ENVIRONMENT = {
     "BATCHYARD_AUDIT_INTERVAL": 2,
     "BATCHYARD_RESERVATION_AUDIT_INTERVAL": 2,
     "BATCHYARD_CONFIG_POLL_INTERVAL": 0.5,
+    "BATCHYARD_WEBHOOK_ALLOWED_NETWORKS": LOOPBACK,
+    "BATCHYARD_WEBHOOK_FIRST_RETRY": 0.3,
+    "BATCHYARD_WEBHOOK_TIMEOUT": 1.5,
 }
 
 

@@ -92,6 +92,24 @@ class Deed:
     over: float
 
 
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An endpoint of webhooks, certainly subscribed since a time.
+
+    Attributes:
+        path: Where the receiver finds what is sent to it.
+        team: Whose it is; None: the operator's, which hears of all.
+    """
+
+    path: str
+    team: str | None
+    secret: str
+    since: float
+
+    def hears(self, team: str) -> bool:
+        return self.team is None or self.team == team
+
+
 @dataclass
 class Diary:
     """All of it.
@@ -99,6 +117,7 @@ class Diary:
     Attributes:
         wishes: By the number of their batch.
         deeds: In their order.
+        endpoints: Those of webhooks that are to hear of everything from their making on.
         old: Knocks with the secret that was rotated; it works on until `old_ends`.
         new: Those with the one that took its place.
         revoked: Those with the secret that was revoked.
@@ -109,6 +128,7 @@ class Diary:
 
     wishes: dict[int, Wish] = field(default_factory=dict)
     deeds: list[Deed] = field(default_factory=list)
+    endpoints: list[Endpoint] = field(default_factory=list)
     old: list[Knock] = field(default_factory=list)
     new: list[Knock] = field(default_factory=list)
     revoked: list[Knock] = field(default_factory=list)

@@ -23,6 +23,8 @@ from batchyard.common.messaging.topology import (
     PROGRESS_BUCKET,
     SHARDS_BUCKET,
     STEPS,
+    WEBHOOKS,
+    WEBHOOKS_CONSUMER,
     WORK,
 )
 from soak.client import Client
@@ -69,7 +71,10 @@ class Leftovers:
     async def _look(self, js: JetStreamContext, objects: Path) -> None:
         for bucket in (SHARDS_BUCKET, PROGRESS_BUCKET):
             self._note(f"KV {bucket}", len(await _keys(js, bucket)))
-        for stream in (WORK, STEPS):
+        # First the events that are to be told, and then what they are told by.
+        telling = await js.consumer_info(EVENTS, WEBHOOKS_CONSUMER)
+        self._note("events to tell", (telling.num_pending or 0) + (telling.num_ack_pending or 0))
+        for stream in (WORK, STEPS, WEBHOOKS):
             self._note(f"stream {stream}", (await js.stream_info(stream)).state.messages)
         batches = await js.key_value(BATCHES_BUCKET)
         for key in await _keys(js, BATCHES_BUCKET):

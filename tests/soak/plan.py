@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from enum import StrEnum
 from functools import cached_property
 
 SYSTEM_PROMPT = (
@@ -118,6 +119,23 @@ class Strike:
         return f"{self.number.name} {'everything' if len(self.targets) > 1 else self.targets[0]}"
 
 
+class MoodKind(StrEnum):
+    """How the receiver of webhooks fails."""
+
+    FAILS = "failing"
+    HANGS = "hanging"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True)
+class Mood:
+    """A spell in which the receiver takes nothing over: seconds before it, and how many it lasts."""
+
+    kind: MoodKind
+    pause: float
+    lasts: float
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """All of it; two plans of one seed and the same sizes are equal."""
@@ -125,6 +143,7 @@ class Plan:
     seed: int
     batches: tuple[PlannedBatch, ...]
     strikes: tuple[Strike, ...]
+    moods: tuple[Mood, ...]
 
     @property
     def digest(self) -> str:
@@ -134,7 +153,7 @@ class Plan:
             for b in self.batches
         ]
         parts += [str(b.names_model) for b in self.batches]
-        return hashlib.sha256("\n".join((*parts, *map(repr, self.strikes))).encode()).hexdigest()[:12]
+        return hashlib.sha256("\n".join((*parts, *map(repr, (*self.strikes, *self.moods)))).encode()).hexdigest()[:12]
 
     def rng(self, purpose: str) -> random.Random:
         """What else is drawn, for a purpose."""
@@ -146,7 +165,9 @@ class Plan:
         large = [_batch(rng, number, batches, kills, lines) for number in range(batches)]
         teams = [team for team, count in SMALL_ONES.items() for _ in range(count)]
         small = [_small(rng, batches + index, team, kills, lines) for index, team in enumerate(teams)]
-        return cls(seed, (*large, *small), tuple(_strike(rng) for _ in range(kills)))
+        strikes = tuple(_strike(rng) for _ in range(kills))
+        # As many as strikes: they end with these, whichever are more.
+        return cls(seed, (*large, *small), strikes, tuple(_mood(rng) for _ in range(kills)))
 
 
 def _rng(seed: object) -> random.Random:
@@ -182,3 +203,7 @@ def _strike(rng: random.Random) -> Strike:
     if everything:
         return Strike(tuple(SERVICES), signal.SIGKILL, pause, 0.0, settles)
     return Strike((target,), number, pause, stopped if number is signal.SIGSTOP else 0.0, settles)
+
+
+def _mood(rng: random.Random) -> Mood:
+    return Mood(rng.choice(list(MoodKind)), round(rng.uniform(1.0, 8.0), 2), round(rng.uniform(0.5, 3.0), 2))

@@ -17,11 +17,13 @@ from soak.chaos import Chaos
 from soak.check_access import check_access
 from soak.check_limits import check_limits
 from soak.check_money import check_money
+from soak.check_webhooks import check_webhooks
 from soak.checker import ENDED, Seen, Verdict, check_batches, check_leftovers, check_sends
 from soak.client import Client
 from soak.configuration import sendings_per_strike
 from soak.diary import Diary, Refusal, Refused, Wish
 from soak.leftovers import Leftovers
+from soak.listener import Listener
 from soak.money import Books
 from soak.plan import Plan
 from soak.rebuilding import check_rebuild
@@ -46,6 +48,7 @@ class Soak:
     sims: list[RunningSim]
     administrator: Administrator
     chaos: Chaos
+    listener: Listener
     diary: Diary
     deadline: float
     began: float = field(default_factory=time.monotonic)
@@ -62,18 +65,19 @@ class Soak:
         strangers = asyncio.create_task(
             Strangers(self.administrator, self.diary, self.plan.rng("strangers")).run(), name="strangers"
         )
+        suffering = asyncio.create_task(self.listener.suffer(self.plan.moods, self.chaos.over), name="listener")
         try:
             await self._chaos()
             self.phase = "coming to rest"
             rested = time.monotonic()
             within = min(REST_WITHIN, self.deadline - time.monotonic() - 20)
             _, late = await asyncio.wait(workers, timeout=max(1.0, within))
-            done = [task for task in (*workers, strangers) if task.done()]
+            done = [task for task in (*workers, strangers, suffering) if task.done()]
             problems = [repr(task.exception()) for task in done if task.exception()]
         finally:
-            for task in (*workers, strangers):
+            for task in (*workers, strangers, suffering):
                 task.cancel()
-            await asyncio.gather(*workers, strangers, return_exceptions=True)
+            await asyncio.gather(*workers, strangers, suffering, return_exceptions=True)
         verdicts = [self._survived()]
         async with asyncio.timeout_at(asyncio.get_running_loop().time() + max(20.0, self.deadline - time.monotonic())):
             listed = await self._all_ended()
@@ -218,6 +222,8 @@ class Soak:
         verdicts += check_sends(seen, records, self.chaos.struck, sendings_per_strike())
         look, seconds = await self._clean()
         verdicts += check_limits(self.diary, listed, teams, look, seconds)
+        heard, moods = self.listener.heard, self.listener.moods
+        verdicts += check_webhooks(self.diary.endpoints, heard, listed, books.budget_events, moods)
         files = {team: [file async for file in client.pages("/v1/files", 1000)] for team, client in clients.items()}
         gateways = dict(zip(clients["default"].urls, ("gateway", "gateway-2"), strict=True))
         verdicts += check_access(self.diary, self.chaos.struck, gateways, listed, files)

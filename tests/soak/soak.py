@@ -36,6 +36,7 @@ from soak.checker import Verdict
 from soak.client import Client
 from soak.configuration import ENVIRONMENT, FAULTS, KEY, LATENCY, write_config
 from soak.diary import Diary
+from soak.listener import listening
 from soak.plan import MODELS, SECOND_GATEWAY, SECOND_RUNNER, Plan
 from soak.progress import Progress, complaints, memory
 from soak.run import Soak
@@ -57,8 +58,10 @@ async def soak(plan: Plan, minutes: float, place: Path, console: Console) -> lis
         urls = (stack.url, await supervisor.guard(start_seconds(stack, config, environment)))
         diary, chaos = Diary(), Chaos(stack, urls[1], plan.strikes)
         teams = planned_teams(plan.batches, len(plan.strikes))
-        administrator = Administrator(Client(http, urls, KEY), teams, len(plan.strikes), chaos, diary, config, sims)
-        run = Soak(plan, stack, sims, administrator, chaos, diary, deadline)
+        listener = await exits.enter_async_context(listening())
+        master, kills = Client(http, urls, KEY), len(plan.strikes)
+        administrator = Administrator(master, teams, kills, chaos, diary, config, sims, listener.url)
+        run = Soak(plan, stack, sims, administrator, chaos, listener, diary, deadline)
         async with Progress(console).showing(run.line):
             verdicts = await supervisor.guard(run.run())
         falls = f"{len(run.falls)} times, by {max(run.falls)} at most" if run.falls else "never"
