@@ -70,7 +70,9 @@ class LiteLLMParams(Section):
         "of what the `*` of `model_name` matched",
     )
     api_base: str | None = Field(
-        default=None, description="the server's URL, with or without `/v1`; `HOSTED_VLLM_API_BASE` if absent"
+        default=None,
+        description="the server's own URL (redirects are not followed), with or without `/v1`; "
+        "`HOSTED_VLLM_API_BASE` if absent",
     )
     api_key: Key | None = Field(
         default=None, description="as given to `vllm serve --api-key`; `HOSTED_VLLM_API_KEY` if absent"
