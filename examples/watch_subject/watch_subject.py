@@ -132,7 +132,8 @@ async def serve(options: argparse.Namespace, stop: asyncio.Event) -> None:
         for left_over in sorted(options.folder.glob("*.jsonl")):
             begin(left_over)
         subscription = await bus.subscribe(options.requests, queue="watch-subject", cb=gatherer.take)
-        await bus.flush()
+        for _ in range(2):  # the first ping may overtake the subscription
+            await bus.flush()
         log.info("listening on %s", options.requests)
         gathering = tasks.create_task(gather())
         await stop.wait()

@@ -16,6 +16,7 @@ from batchyard.common.contracts.files import File, FilePage, ListFiles
 from batchyard.common.errors import ConfigurationError
 from batchyard.common.messaging.broker import connection_of, create_broker
 from batchyard.common.messaging.commands import CommandClient, CommandRouter
+from batchyard.common.messaging.connection import subscribed
 from batchyard.common.messaging.records import Entry, Records
 from batchyard.common.messaging.topology import FILES_BUCKET
 from batchyard.common.service import open_messaging
@@ -144,6 +145,7 @@ async def test_a_command_under_way_is_answered_before_the_stop(server: Server, s
             router.on(ListFiles, slow)
             messaging.broker.include_router(router)
             await messaging.broker.start()
+            await subscribed(messaging.connection)  # the caller has a connection of its own, which may be quicker
             reply = asyncio.create_task(CommandClient(caller.connection, timeout=10).call("t", ListFiles()))
             await begun.wait()
             asyncio.get_running_loop().call_later(0.05, let_go.set)

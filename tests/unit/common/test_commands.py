@@ -18,6 +18,7 @@ from batchyard.common.contracts.files import (
 )
 from batchyard.common.errors import InternalError, NotFound, ServiceUnavailable
 from batchyard.common.messaging.commands import CommandClient, CommandRouter
+from batchyard.common.messaging.connection import subscribed
 from batchyard.common.service import Messaging, open_messaging
 from batchyard.common.settings import Settings
 
@@ -109,6 +110,7 @@ async def test_a_replica_that_stops_answers_what_has_reached_it(settings: Settin
         router.on(ListFiles, answer)
         own.broker.include_router(router)
         await own.broker.start()
+        await subscribed(own.connection)
         return exits
 
     async def call_often() -> None:

@@ -15,6 +15,7 @@ from batchyard.common import subjects
 from batchyard.common.contracts.base import Command
 from batchyard.common.errors import PermissionDenied, ServiceUnavailable
 from batchyard.common.messaging.commands import CommandClient
+from batchyard.common.messaging.connection import subscribed
 from batchyard.common.tasks import end
 
 R = TypeVar("R", bound=BaseModel)
@@ -114,9 +115,7 @@ class Session:
             try:
                 for pattern in patterns:
                     subscriptions += [await self._connection.subscribe(pattern, cb=waker.hear)]
-                # From here on nothing is missed. Twice: nats-py's ping may overtake the subscription just written.
-                await self._connection.flush()
-                await self._connection.flush()
+                await subscribed(self._connection)  # from here on nothing is missed
             except (Error, OSError) as error:
                 raise ServiceUnavailable("NATS did not answer. Please retry shortly.") from error
             yield waker

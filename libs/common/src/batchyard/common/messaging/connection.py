@@ -31,3 +31,15 @@ class Connection(Client):
         _log.info("nats.reconnected")
         for listener in tuple(self._listeners):
             listener()
+
+
+async def subscribed(connection: Client) -> None:
+    """Return once the server knows all subscriptions that were made before.
+
+    By two round trips: nats-py writes a ping at once, and what was to be written before it a moment later.
+
+    Raises:
+        nats.errors.Error: The server did not answer, or is away.
+    """
+    await connection.flush()
+    await connection.flush()
