@@ -8,8 +8,11 @@ import pytest
 
 from batchyard.common.service import Messaging, open_messaging
 from batchyard.common.settings import Settings
+from support.environment import forget_own_settings
 from support.nats import running_nats
 from support.s3 import s3_server_told
+
+forget_own_settings()
 
 # How long one example takes says how busy the machine is, not whether the code is right.
 hypothesis.settings.register_profile("batchyard", deadline=None)

@@ -41,6 +41,7 @@ from soak.plan import MODELS, SECOND_GATEWAY, SECOND_RUNNER, Plan
 from soak.progress import Progress, complaints, memory
 from soak.run import Soak
 from soak.teams import planned_teams
+from support.environment import forget_own_settings
 
 
 async def soak(plan: Plan, minutes: float, place: Path, console: Console) -> list[Verdict]:
@@ -120,6 +121,7 @@ def options() -> argparse.Namespace:
 def main() -> int:
     """Run a soak; the exit code."""
     chosen = options()
+    forget_own_settings()
     seed = secrets.randbelow(1_000_000) if chosen.seed is None else chosen.seed
     console = Console(highlight=False, soft_wrap=True)
     plan = Plan.drawn(seed, chosen.kills, chosen.batches, chosen.lines)

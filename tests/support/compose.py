@@ -47,8 +47,7 @@ class ComposeProject:
         self.url = f"http://127.0.0.1:{self.port}"
         self._secrets = directory / "secrets"
         run([str(ROOT / "deploy" / "make-secrets"), str(self._secrets)])
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("BATCHYARD", "HOSTED_VLLM"))}
-        self._environment = kept | {
+        self._environment = os.environ | {
             "BATCHYARD_SECRETS": str(self._secrets),
             "BATCHYARD_LISTEN": f"127.0.0.1:{self.port}",
             "COMPOSE_PROJECT_NAME": self.name,

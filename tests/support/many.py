@@ -54,10 +54,7 @@ async def running_many(
         started: dict[str, list[str]] = {}
         gateways: list[tuple[Program, Path]] = []
         try:
-            inherited = {
-                name: value for name, value in os.environ.items() if not name.startswith(("BATCHYARD", "HOSTED"))
-            }
-            for program in service_programs(inherited, layout, nats, config, Address(port=0)):
+            for program in service_programs(os.environ, layout, nats, config, Address(port=0)):
                 for number in range(1, counts.get(program.name, 1) + 1):
                     name = program.name if number == 1 else f"{program.name}-{number}"
                     port_file = layout.root / f"{name}.port"

@@ -23,14 +23,13 @@ def command(
     arguments: list[str], ready: str, *, environment: Mapping[str, str] | None = None, log: Path
 ) -> Iterator[str]:
     """Run `batchyard …` until the end of the context; yields what the first group of `ready` matched in its output."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HOSTED_VLLM", "BATCHYARD"))}
     with log.open("wb") as errors:
         process = subprocess.Popen(
             [*BATCHYARD, *arguments],
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env={**inherited, **(environment or {})},
+            env={**os.environ, **(environment or {})},
         )
     watchdog = threading.Timer(_START_SECONDS, process.kill)
     watchdog.start()

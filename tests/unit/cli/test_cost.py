@@ -47,11 +47,10 @@ class Office:
 
     def run(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         """Run `batchyard …`, as the one who has the master key."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HOSTED", "BATCHYARD"))}
         known = {"BATCHYARD_URL": self.url, "BATCHYARD_API_KEY": MASTER_KEY, "BATCHYARD_CONFIG": str(self.config)}
         return subprocess.run(
             [*BATCHYARD, *arguments],
-            env=inherited | known | {"COLUMNS": "250"} | environment,
+            env=os.environ | known | {"COLUMNS": "250"} | environment,
             capture_output=True,
             text=True,
             timeout=60,

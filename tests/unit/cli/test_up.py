@@ -17,19 +17,10 @@ import pytest
 from unit.cli.conftest import FakeServices
 
 COMMAND = (sys.executable, "-m", "batchyard.cli")
-FOREIGN = (
-    "HOSTED_VLLM_API_BASE",
-    "BATCHYARD_CONFIG",
-    "BATCHYARD_MASTER_KEY",
-    "BATCHYARD_DATA_DIR",
-    "BATCHYARD_PORT",
-    "LITELLM_MASTER_KEY",
-)
 
 
 def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
-    inherited = {key: value for key, value in os.environ.items() if key not in FOREIGN}
-    return {**inherited, "COLUMNS": "200", **(extra or {})}
+    return {**os.environ, "COLUMNS": "200", **(extra or {})}
 
 
 def refused(*arguments: str, extra: dict[str, str] | None = None) -> tuple[int, str]:
