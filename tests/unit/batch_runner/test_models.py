@@ -219,7 +219,9 @@ async def test_one_model_of_several_may_vanish_for_a_while(
         "others go on; none is lost."
     )
     await yard.call.until(batch.id, lambda batch: batch.request_counts.completed >= 20)
-    assert (await messaging.js.stream_info(WORK)).state.messages <= 2 * 2, "their shards do not fill the queue"
+    async with asyncio.timeout(10):  # their shards do not fill the queue; what is settled leaves it a moment later
+        while (await messaging.js.stream_info(WORK)).state.messages > 2 * 2:
+            await asyncio.sleep(0.01)
     write_config(tmp_path / "config.yaml", yard.sim.url)
     batch = await yard.call.ended(batch.id)
     assert (batch.request_counts.completed, batch.request_counts.failed) == (60, 0)
