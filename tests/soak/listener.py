@@ -84,8 +84,8 @@ class Listener:
             await self.start()
 
     async def _answer(self, request: web.Request) -> web.Response:
-        at, headers = time.time(), {name.lower(): value for name, value in request.headers.items()}
-        came = Received(request.path, headers, await request.text())
+        at = time.time()
+        came = await Received.of(request)
         status = 500 if self._mood is MoodKind.FAILS else 200
         await self._well.wait()
         is_read = request.transport is not None and not request.transport.is_closing()

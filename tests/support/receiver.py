@@ -21,6 +21,12 @@ class Received:
     headers: dict[str, str]
     body: str
 
+    @classmethod
+    async def of(cls, request: web.Request) -> "Received":
+        """The request, read to its end."""
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        return cls(request.path, headers, await request.text())
+
     @property
     def id(self) -> str:
         return self.headers["webhook-id"]
@@ -41,8 +47,7 @@ class Receiver:
     gate: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def answer(self, request: web.Request) -> web.Response:
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        self.received.append(Received(request.path, headers, await request.text()))
+        self.received.append(await Received.of(request))
         status = self.answers[0] if len(self.answers) == 1 else self.answers.pop(0)
         await self.gate.wait()
         return web.Response(status=status, headers={"location": f"{self.url}/elsewhere"}, body=b"x" * 100_000)

@@ -19,6 +19,7 @@ from batchyard.batch_runner.tasks import ShardTask, StepTask, encode_task
 from batchyard.batch_runner.transitions import announced
 from batchyard.batch_runner.unanswered import unanswered_lines
 from batchyard.common import subjects
+from batchyard.common.bounded import remember
 from batchyard.common.contracts.batches import BatchStatus
 from batchyard.common.contracts.events import BatchProgress
 from batchyard.common.crash import crash_point
@@ -39,6 +40,7 @@ from batchyard.common.object_keys import BATCHES_PREFIX, batch_prefix, parse_bat
 from batchyard.common.objects import ObjectStore, read
 
 _MAX_TABLE_BYTES = 64 * 1024 * 1024
+_TABLES_REMEMBERED = 32
 _DELETE_BATCH = 500
 
 
@@ -151,9 +153,7 @@ class BatchStore:
         table = self._tables.get(record.plan_key)
         if table is None:
             table = decode_table(await read(self.objects, record.plan_key, max_bytes=_MAX_TABLE_BYTES))
-            while len(self._tables) >= 32:
-                del self._tables[next(iter(self._tables))]
-            self._tables[record.plan_key] = table
+            remember(self._tables, record.plan_key, table, _TABLES_REMEMBERED)
         return table
 
     async def queue_step(self, tenant: str, raw_id: str) -> None:

@@ -15,11 +15,11 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Generic, TypeVar
 
+from batchyard.common.bounded import remember
+
 _AHEAD_OF_FOUR = 3
 _REMEMBERED = 1_000  # tenants, and batches, of which no shard is here
 
-K = TypeVar("K")
-V = TypeVar("V")
 T = TypeVar("T")
 
 
@@ -159,10 +159,10 @@ class FairQueue(Generic[T]):
         share.claims -= 1
         if share.claims == 0:
             tenant = share.tenant.name
-            _remember(self._taken, (tenant, share.batch), share.taken)
+            remember(self._taken, (tenant, share.batch), share.taken, _REMEMBERED)
             del self._shares[tenant, share.batch]
             if not any(other == tenant for other, _ in self._shares):
-                _remember(self._away, tenant, (share.tenant.ahead, self._turns))
+                remember(self._away, tenant, (share.tenant.ahead, self._turns), _REMEMBERED)
                 del self._tenants[tenant]
 
     @property
@@ -239,13 +239,6 @@ class FairQueue(Generic[T]):
             heappop(share.waiting)
         if not share.waiting:
             self._wanting.pop(share, None)
-
-
-def _remember(known: dict[K, V], key: K, value: V) -> None:
-    """Note it, and forget what was noted first rather than grow for ever."""
-    while len(known) >= _REMEMBERED:
-        del known[next(iter(known))]
-    known[key] = value
 
 
 def _held(holder: _Holder) -> tuple[int, int]:

@@ -2,6 +2,8 @@
 
 from collections import deque
 
+from batchyard.common.bounded import remember
+
 _SECONDS_SEEN = 30.0
 _RESERVE = 5.0
 _CONFIDENCE = 0.8
@@ -56,7 +58,5 @@ class Paces:
     def of(self, batch: str) -> Pace:
         """A batch's pace; those that have not been asked for the longest are forgotten."""
         pace = self._paces.pop(batch, None) or Pace()
-        while len(self._paces) >= _REMEMBERED:
-            del self._paces[next(iter(self._paces))]
-        self._paces[batch] = pace
+        remember(self._paces, batch, pace, _REMEMBERED)
         return pace

@@ -13,6 +13,7 @@ from nats.errors import Error
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 
+from batchyard.common.bounded import remember
 from batchyard.common.errors import ConfigurationError, ServiceUnavailable
 from batchyard.common.logs import get_logger
 from batchyard.common.messaging.topology import Consumer, declare_consumer
@@ -153,9 +154,8 @@ class WorkLoop:
 
     def _after_failure(self, subject: str, longest: float) -> Later:
         before = self._failures.pop(subject, 0)
-        while len(self._failures) >= _FAILURES_REMEMBERED:  # other processes took those messages
-            del self._failures[next(iter(self._failures))]
-        self._failures[subject] = before + 1
+        # Those that are forgotten other processes took.
+        remember(self._failures, subject, before + 1, _FAILURES_REMEMBERED)
         return Later(min(longest, _FIRST_BACKOFF * 2.0 ** min(before, 10)))
 
     async def _beat(self, message: Msg) -> None:
